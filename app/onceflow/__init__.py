@@ -1,0 +1,1 @@
+"""onceflow makes Faust exactly-once, and fast: the public API, nothing else."""

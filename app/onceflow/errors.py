@@ -1,0 +1,116 @@
+"""Every public exception, classed by the reaction that is expected.
+
+    OnceflowError
+    ├── ConfigError            the user fixes it; exit 2
+    │   └── TopologyError      topics, partition counts or co-partitioning do not fit; exit 2
+    ├── Unreachable            Kafka (or the group) does not answer; exit 3, start again later
+    ├── RecordError            one record is to blame; the agent's on_error decides
+    │   ├── DeserializationError
+    │   ├── ProcessingError
+    │   └── SerializationError
+    ├── OutsideRecord          a table write or a wait that needs a record, or must not have one
+    ├── StaleAttempt           a ghost of an aborted attempt; its work is dropped, nothing to do
+    ├── TransactionAborted     abort and replay; the engine does it
+    ├── OutcomeUnknown         a commit's or abort's answer is unknown; fence, then read the marker
+    ├── Fenced                 another incarnation owns our partitions; exit 4
+    ├── TaskCorrupted          wipe the local store of those tasks and restore
+    └── DataAtRisk             offsets or topics are not what was committed; exit 4, see the message
+    InvariantViolation         a bug of ours: the worker stops, because wrong output is worse
+
+Messages say what happened, what it means for correctness, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class OnceflowError(Exception):
+    """Root of all errors that reach a user. Not raised itself."""
+
+    exit_code = 1
+
+
+class ConfigError(OnceflowError):
+    """A setting or argument is wrong. Reaction: correct it; nothing was consumed or written."""
+
+    exit_code = 2
+
+
+class TopologyError(ConfigError):
+    """Topics, partition counts or subscriptions do not fit. Reaction: as the message says."""
+
+
+class Unreachable(OnceflowError):
+    """A server does not answer within the bound. Reaction: check it, then start again."""
+
+    exit_code = 3
+
+
+class RecordError(OnceflowError):
+    """One record is to blame. Reaction: the agent's ``on_error`` policy."""
+
+
+class DeserializationError(RecordError):
+    """A key or value could not be decoded."""
+
+
+class ProcessingError(RecordError):
+    """An agent raised, or took longer than the record bound."""
+
+
+class SerializationError(RecordError):
+    """A key or value to be sent or stored could not be encoded, or is too large."""
+
+
+class OutsideRecord(OnceflowError):
+    """An operation that needs an input record was called without one, or the reverse."""
+
+
+class StaleAttempt(OnceflowError):
+    """Work of an aborted attempt or of a lost partition. Reaction: none, it is dropped."""
+
+
+class TransactionAborted(OnceflowError):
+    """The Kafka transaction must be aborted and its input replayed. Reaction: the engine's."""
+
+
+class OutcomeUnknown(OnceflowError):
+    """A commit or abort has no certain outcome. Reaction: fence, read the marker, go by it."""
+
+
+class Fenced(OnceflowError):
+    """Another incarnation owns what we write. Reaction: exit 4; do not restart blindly."""
+
+    exit_code = 4
+
+
+class TaskCorrupted(OnceflowError):
+    """A local store cannot be trusted. Reaction: wipe it and restore from the changelog."""
+
+
+class DataAtRisk(OnceflowError):
+    """Kafka's offsets or topics are not what was committed. Reaction: exit 4, as it says."""
+
+    exit_code = 4
+
+
+class InvariantViolation(Exception):  # noqa: N818 - named as the design names it
+    """A stated invariant does not hold: a bug. Reaction: the worker stops at once."""
+
+    exit_code = 4
+
+
+def invariant(condition: object, message: str, **numbers: object) -> None:
+    """Stop the worker unless ``condition`` holds.
+
+    Args:
+        condition: what must be true.
+        message: begins with the invariant's id, such as ``INV-EPOCH-2: ...``.
+        numbers: the values that decide it, shown in the error.
+
+    Raises:
+        InvariantViolation: a bug of onceflow; the worker must stop, because output that breaks an
+            invariant is worse than none.
+    """
+    if not condition:
+        details = ", ".join(f"{name}={value!r}" for name, value in numbers.items())
+        raise InvariantViolation(f"{message} ({details})" if details else message)

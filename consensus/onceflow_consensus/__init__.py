@@ -1,0 +1,1 @@
+"""The replicated group of onceflow: Raft and Multi-Paxos behind one interface."""
