@@ -1,0 +1,114 @@
+"""Every public exception of the replicated group, classed by the reaction that is expected.
+
+    ConsensusError
+    ├── InvalidOptions         the caller corrects the options; nothing was started
+    ├── ProposalDropped        the proposal is not in the log; wait or ask the leader, then repeat
+    ├── ReadDropped            the read was not accepted; wait for a leader, then ask again
+    ├── MessageRefused         the message is not one a peer may send us; drop it
+    └── ConfChangeRefused      the change does not fit the present configuration; propose another
+    InvariantViolation         a bug, or a log that lost what it had acknowledged: the replica stops
+
+Messages say what happened, what it means for correctness, and what to do. The package logs
+nothing: an error is told by whoever handles it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class ConsensusError(Exception):
+    """Root of all errors a caller can handle. Not raised itself."""
+
+
+class InvalidOptions(ConsensusError):  # noqa: N818 - named by what is wrong, as its siblings
+    """An option or a combination of options is not allowed. Reaction: correct it."""
+
+
+class DropReason(Enum):
+    """Why a proposal or a read was not taken."""
+
+    NO_LEADER = "no leader is known here"
+    NOT_A_MEMBER = "the leader is no longer a member of its group"
+    TRANSFERRING = "leadership is being transferred"
+    FORWARDING_DISABLED = "this replica does not lead and may not forward"
+    UNCOMMITTED_BOUND = "too many bytes are proposed and not committed"
+    READ_BOUND = "too many reads wait for their confirmation"
+
+
+class ProposalDropped(ConsensusError):  # noqa: N818 - see above
+    """The proposal did not enter the log. Reaction: back off, or propose at the leader.
+
+    The entry is certainly not in the log of this replica, so that repeating is safe.
+    """
+
+    def __init__(self, reason: DropReason) -> None:
+        super().__init__(f"proposal dropped: {reason.value}; it is not in the log, so repeat it")
+        self.reason = reason
+
+
+class ReadDropped(ConsensusError):  # noqa: N818 - see above
+    """The read index was not asked for. Reaction: back off, then ask again."""
+
+    def __init__(self, reason: DropReason) -> None:
+        super().__init__(f"read dropped: {reason.value}; nothing was read, so ask again")
+        self.reason = reason
+
+
+class RefusalReason(Enum):
+    """Why a message was not stepped."""
+
+    LOCAL_KIND = "this kind of message is only for a replica's own use"
+    UNKNOWN_PEER = "the answer comes from a peer outside the configuration"
+
+
+class MessageRefused(ConsensusError):  # noqa: N818 - see above
+    """A message was not stepped. Reaction: drop it; the sender repeats what matters."""
+
+    def __init__(self, reason: RefusalReason, kind: str, sender: int) -> None:
+        super().__init__(f"{kind} from {sender} refused: {reason.value}; nothing changed")
+        self.reason = reason
+
+
+class ConfChangeRefusal(Enum):
+    """Why a change of the membership does not fit the configuration it is applied to."""
+
+    ALREADY_JOINT = "the configuration is joint; leave it before entering another"
+    ZERO_VOTERS = "a configuration without voters cannot become joint"
+    NOT_JOINT = "the configuration is not joint, so there is nothing to leave"
+    SIMPLE_WHILE_JOINT = "the configuration is joint, so that single changes must wait"
+    NO_VOTERS_LEFT = "the change removes every voter, so that nothing could ever commit"
+    TOO_MANY_VOTERS = "more than one voter changes; this is only safe through a joint configuration"
+
+
+class ConfChangeRefused(ConsensusError):  # noqa: N818 - see above
+    """A configuration change does not fit. Reaction: propose one that does.
+
+    Raised for a committed entry it means that the proposer switched validation off and entered a
+    change that no replica can apply: the application must skip it on every replica alike.
+    """
+
+    def __init__(self, refusal: ConfChangeRefusal) -> None:
+        super().__init__(f"configuration change refused: {refusal.value}")
+        self.refusal = refusal
+
+
+class InvariantViolation(Exception):  # noqa: N818 - see above
+    """A stated invariant does not hold. Reaction: stop this replica; the others go on."""
+
+
+def invariant(condition: object, message: str, **numbers: object) -> None:
+    """Stop the replica unless ``condition`` holds.
+
+    Args:
+        condition: what must be true.
+        message: begins with the invariant's id, such as ``INV-RAFT-2: ...``.
+        numbers: the values that decide it, shown in the error.
+
+    Raises:
+        InvariantViolation: a bug, or storage that lost what it acknowledged. The replica must
+            stop, because a wrong log entry or vote is worse than one replica fewer.
+    """
+    if not condition:
+        details = ", ".join(f"{name}={value!r}" for name, value in numbers.items())
+        raise InvariantViolation(f"{message} ({details})" if details else message)
