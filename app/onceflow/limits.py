@@ -44,3 +44,40 @@ KAFKA_READY_S = 90.0
 KAFKA_STOP_S = 15.0
 """Seconds that the brokers of a local Kafka get to stop in order; after that they are killed, which
 loses nothing, because they recover their logs at the next start."""
+
+WINDOW_CODES_MAX = 65_536
+"""Window bounds whose two spellings a process remembers, some 200 bytes each. Live windows are far
+fewer; a table with more of them only pays the 1 us of encoding again."""
+
+STORE_FLUSH_MS = 10_000
+"""Age at which applied but unflushed rows are written to disk. What a killed worker replays from
+the changelog is at most what it applied in so long: 300,000 records/s make that a second or two."""
+
+STORE_CLOCK_SKEW_MS = 300_000
+"""How far in the future a store's last apply may lie. More means that a clock was wrong, so that the
+store's age is unknown and it is rebuilt."""
+
+STORE_OPEN_FILES_MAX = 64
+"""Table files that one store keeps open. Each costs a descriptor and some kilobytes; a process may
+host hundreds of stores, and the common limit of descriptors is 1,024."""
+
+STORE_MEMORY_BYTES_MIN = 16 * 1024 * 1024
+"""Least budget of a process's stores. Below it every write flushes and every read misses."""
+
+RESTORE_CHUNK_BYTES = 1_000_000
+"""Bytes of one write while restoring. RocksDB's write holds the interpreter, so it bounds how long the event loop
+stands still: some 10,000 records of 60 bytes take 10 to 15 ms."""
+
+RESTORE_CHUNK_RECORDS = 10_000
+"""Records of one write while restoring; see RESTORE_CHUNK_BYTES."""
+
+PENDING_RETRY_S = 2.0
+"""Between stable readings of offsets that an open transaction holds back while taking over."""
+
+PENDING_READS_MAX = 45
+"""Stable readings before a takeover gives up: 90 s, over the transaction timeout of 30 s plus the
+broker's 10 s interval of looking for timed-out transactions. Longer timeouts need more."""
+
+REFUSED_BACKOFF_S = 1.0
+"""Wait after offsets were refused: our membership is stale, and news of the group comes with a
+heartbeat. Working on before it would be aborted again."""

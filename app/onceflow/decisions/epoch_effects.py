@@ -1,0 +1,208 @@
+"""What a worker must do for its commit epochs: the output of ``commit_epoch.CommitEpochs``.
+
+The engine performs the effects of one ``handle`` call in their order, each finished before the next
+begins, and hands results back as events. Effects that take long (marked *reports*) run beside the
+event loop; their event is their end, and the machine waits for it. Values only; must never import
+anything that acts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from onceflow.ids import CommitEpoch, Offset, Partition, Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class BeginTakeover:
+    """Run a ``takeover.Takeover`` for these partitions, after a wait. Reports ``TakenOver``.
+
+    At most one runs. The waiting is for a claim that was refused: news of the group is coming.
+    """
+
+    assignment: int
+    partitions: frozenset[Partition]
+    after_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTakeover:
+    """Stop the running takeover; nothing of it may be reported later."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeginTransaction:
+    """Begin a transaction on the clean producer (a local call)."""
+
+    commit_epoch: CommitEpoch
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGate:
+    """Let readers yield records, after a wait; ``CloseGate`` ends that wait too.
+
+    Actors and unread batches of the claimed partitions belong to ``stamp`` from here on: the gate
+    is drained or everything was dropped, so nothing of an older stamp is alive.
+    """
+
+    stamp: Stamp
+    after_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CloseGate:
+    """Stop yielding between records, bring readers to one position, report ``Drained``.
+
+    Followed by ``DropAttempt`` when the epoch is aborted instead; then nothing is reported.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Freeze the overlay, produce changelog and per-commit outputs. Reports ``Sealed``."""
+
+    commit_epoch: CommitEpoch
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Wait until the broker has every record of the transaction.
+
+    With the two that follow it, ``SendOffsets`` and ``CommitTransaction``, one job of the
+    transaction thread: the first that fails ends it with its event.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class PositionToCommit:
+    """Offset and metadata of one partition in a transaction."""
+
+    offset: Offset
+    metadata: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendOffsets:
+    """Put offsets and markers of *all* claimed partitions into the transaction.
+
+    ``membership`` names the group metadata taken in that ``Assigned`` callback; never fresh ones:
+    the broker would accept offsets of partitions that another worker owns by then.
+    """
+
+    membership: int
+    offsets: Mapping[Partition, PositionToCommit]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitTransaction:
+    """The decision. Reports ``TransactionEnded``."""
+
+    commit_epoch: CommitEpoch
+
+
+@dataclass(frozen=True, slots=True)
+class AbortTransaction:
+    """Abort the open transaction. Reports ``Aborted``."""
+
+    commit_epoch: CommitEpoch
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Kafka committed the epoch: write the overlay into the stores of ``partitions`` only.
+
+    Futures of its sends resolve after it. Partitions lost in the meantime are not among them: their
+    overlay is dropped, and who owns them restores. Reports ``Applied``.
+    """
+
+    commit_epoch: CommitEpoch
+    partitions: frozenset[Partition]
+
+
+@dataclass(frozen=True, slots=True)
+class DropAttempt:
+    """Throw the attempt away: overlay, decoded caches, buffers; restart the actors as ``stamp``.
+
+    Work of any other stamp is refused from here on. Outbox sends stay for the next attempt.
+    """
+
+    stamp: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Rewind:
+    """Position the consumer: the next records of these partitions come from these offsets."""
+
+    offsets: Mapping[Partition, Offset]
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetPartitions:
+    """Partitions are not ours any more: close their stores, drop their buffers and overlay.
+
+    The gate is closed and drained or dropped. The others are of ``stamp`` from here on.
+    """
+
+    partitions: frozenset[Partition]
+    stamp: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class FinishRevoke:
+    """Let the revoke callback return: the group may give the partitions away."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceProducer:
+    """Destroy the producer, make one with the same transactional id. Reports ``ProducerReady``.
+
+    Its ``init_transactions`` is the fence: whatever the old one left in flight ends there.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMarkers:
+    """Read offsets and markers, stable, retried within a bound. Reports ``MarkersRead``."""
+
+    partitions: frozenset[Partition]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Everything that could be committed is, or is left to the next owner: close and leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Leave the process with this exit code; commit nothing any more."""
+
+    message: str
+    exit_code: int
+
+
+EpochEffect = (
+    BeginTakeover
+    | CancelTakeover
+    | BeginTransaction
+    | OpenGate
+    | CloseGate
+    | Seal
+    | Flush
+    | SendOffsets
+    | CommitTransaction
+    | AbortTransaction
+    | Apply
+    | DropAttempt
+    | Rewind
+    | ForgetPartitions
+    | FinishRevoke
+    | ReplaceProducer
+    | ReadMarkers
+    | Stop
+    | Fail
+)
+"""Everything that ``CommitEpochs.handle`` returns."""
