@@ -1,0 +1,5 @@
+"""Registers the shared fixtures of ``tests/harness``."""
+
+from __future__ import annotations
+
+pytest_plugins = ["harness.kafka"]
