@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from onceflow.observe.redaction import redact_text
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -176,7 +178,7 @@ class Health:
         """Note the error that ends this worker; the first one is kept."""
         with self._lock:
             if self._facts.fatal is None:
-                self._facts.fatal = f"{type(error).__name__}: {error}"
+                self._facts.fatal = redact_text(f"{type(error).__name__}: {error}")
             self._facts.worker_state = WorkerState.FAILED
 
     def live(self) -> Verdict:

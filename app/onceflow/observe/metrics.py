@@ -17,7 +17,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prometheus_client import CONTENT_TYPE_LATEST, Info, ProcessCollector, generate_latest
+from prometheus_client import Info, ProcessCollector, generate_latest
 from prometheus_client.registry import Collector
 
 from onceflow.limits import GATE_WINDOW_S
@@ -52,8 +52,8 @@ __all__ = [
     "WorkerMetrics",
 ]
 
-EXPOSITION_CONTENT_TYPE = CONTENT_TYPE_LATEST
-"""Content type of ``exposition()``."""
+EXPOSITION_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Content type of ``exposition()``: the format that every scraper reads."""
 
 ACTIVE_ROLE = "active"
 """Role of a task that owns its partitions."""
