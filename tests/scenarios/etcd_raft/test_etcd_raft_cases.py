@@ -8,11 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from onceflow_consensus.testing import casefile, quorum
+from onceflow_consensus.testing import casefile, confchange, quorum
 
 HERE = Path(__file__).parent
-KINDS = {"quorum": quorum.KIND}
+KINDS = {"quorum": quorum.KIND, "confchange": confchange.KIND}
 EXPECTED_DIRECTIVES = {
+    "confchange/joint_autoleave.txt": 4,
+    "confchange/joint_idempotency.txt": 3,
+    "confchange/joint_learners_next.txt": 3,
+    "confchange/joint_safety.txt": 15,
+    "confchange/simple_idempotency.txt": 11,
+    "confchange/simple_promote_demote.txt": 7,
+    "confchange/simple_safety.txt": 11,
+    "confchange/update.txt": 3,
+    "confchange/zero.txt": 1,
     "quorum/joint_commit.txt": 50,
     "quorum/joint_vote.txt": 39,
     "quorum/majority_commit.txt": 16,
@@ -81,3 +90,15 @@ def test_a_changed_quorum_value_is_reported(tmp_path):
     assert done.returncode == 1
     assert done.stdout.count("difference ") == 1
     assert "+x>    100    (id=1)" in done.stdout
+
+
+def test_a_changed_configuration_is_reported(tmp_path):
+    original = (HERE / "confchange/joint_autoleave.txt").read_text(encoding="utf-8")
+    changed = original.replace("voters=(1 2 3)&&(1) autoleave", "voters=(1 2 3)&&(1)")
+    assert changed != original
+    case = tmp_path / "changed.txt"
+    case.write_text(changed, encoding="utf-8")
+    done = run_command("confchange", case)
+    assert done.returncode == 1
+    assert done.stdout.count("difference ") == 1
+    assert "+voters=(1 2 3)&&(1) autoleave" in done.stdout
