@@ -6,6 +6,7 @@
     ├── Unreachable            Kafka (or the group) does not answer; exit 3, start again later
     ├── RecordError            one record is to blame; the agent's on_error decides
     │   ├── DeserializationError
+    │   │   └── ColumnDecodeError  the same, found while a batch was read as columns
     │   ├── ProcessingError
     │   └── SerializationError
     ├── OutsideRecord          a table write or a wait that needs a record, or must not have one
@@ -13,6 +14,7 @@
     ├── TransactionAborted     abort and replay; the engine does it
     ├── OutcomeUnknown         a commit's or abort's answer is unknown; fence, then read the marker
     ├── Fenced                 another incarnation owns our partitions; exit 4
+    ├── StorageFailed          the local disk takes no writes; exit 1, free or mend it, start again
     ├── TaskCorrupted          wipe the local store of those tasks and restore
     └── DataAtRisk             offsets or topics are not what was committed; exit 4, see the message
     InvariantViolation         a bug of ours: the worker stops, because wrong output is worse
@@ -53,6 +55,20 @@ class DeserializationError(RecordError):
     """A key or value could not be decoded."""
 
 
+class ColumnDecodeError(DeserializationError):
+    """One record of a batch could not be read as columns; nothing of the batch took effect.
+
+    Attributes:
+        index: which record of the batch, from 0.
+        offset: the record's own Kafka offset.
+    """
+
+    def __init__(self, message: str, *, index: int, offset: int) -> None:
+        super().__init__(message)
+        self.index = index
+        self.offset = offset
+
+
 class ProcessingError(RecordError):
     """An agent raised, or took longer than the record bound."""
 
@@ -81,6 +97,14 @@ class Fenced(OnceflowError):
     """Another incarnation owns what we write. Reaction: exit 4; do not restart blindly."""
 
     exit_code = 4
+
+
+class StorageFailed(OnceflowError):
+    """The disk of the local stores is full or broken. Reaction: the worker stops (exit 1).
+
+    Nothing is lost: a store holds what its last successful apply wrote, and the rest is replayed
+    from the changelog when the worker starts again with a working disk.
+    """
 
 
 class TaskCorrupted(OnceflowError):
