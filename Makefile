@@ -7,7 +7,7 @@ SHELL := /bin/sh
 .SHELLFLAGS := -eu -c
 
 # Containers often run without a home directory, or with one that cannot be written.
-ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo writable),writable)
+ifneq ($(shell test -n "$${HOME:-}" && test -w "$$HOME" && echo writable),writable)
 export HOME := $(CURDIR)/.cache/home
 endif
 

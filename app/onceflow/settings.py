@@ -29,6 +29,7 @@ from pydantic import (
     model_validator,
 )
 
+from onceflow.decisions.crash_points import CrashPoint
 from onceflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -121,10 +122,10 @@ class HttpAddress(NamedTuple):
     port: int
 
 
-class CrashPoint(NamedTuple):
-    """A named place at which the process kills itself, on its ``passing``-th passing (from 1)."""
+class CrashAt(NamedTuple):
+    """Where the process kills itself: at the ``passing``-th passing (from 1) of a crash point."""
 
-    name: str
+    point: CrashPoint
     passing: int
 
 
@@ -313,7 +314,7 @@ class Settings(BaseModel):
         return None if self.http == "off" else _parse_address(self.http)
 
     @property
-    def crash_at(self) -> CrashPoint | None:
+    def crash_at(self) -> CrashAt | None:
         """The crash point to die at, or None."""
         return None if self.crash_point is None else _parse_crash_point(self.crash_point)
 
@@ -448,11 +449,13 @@ def _parse_address(value: str) -> HttpAddress:
     return HttpAddress(host.strip("[]"), int(port))
 
 
-def _parse_crash_point(value: str) -> CrashPoint:
+def _parse_crash_point(value: str) -> CrashAt:
     name, _, passing = value.partition(":")
-    if not name or (passing and not (passing.isdigit() and int(passing) > 0)):
-        raise ValueError("must be a crash point's name, or name:n with n of at least 1")
-    return CrashPoint(name, int(passing or 1))
+    if name not in set(CrashPoint):
+        raise ValueError(f"must be one of {', '.join(CrashPoint)}, or one of them and :n")
+    if passing and not (passing.isascii() and passing.isdigit() and int(passing) > 0):
+        raise ValueError("must count passings from 1, as in before_commit:3")
+    return CrashAt(CrashPoint(name), int(passing or 1))
 
 
 def _unknown(name: str, source: Source, names: Mapping[str, object]) -> str:

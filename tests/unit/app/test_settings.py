@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from onceflow.decisions.crash_points import CrashPoint
 from onceflow.errors import ConfigError
 from onceflow.settings import (
     DENIED_KAFKA_OPTIONS,
     MASK,
-    CrashPoint,
+    CrashAt,
     Explained,
     GroupProtocol,
     HttpAddress,
@@ -159,6 +160,7 @@ def test_sizes_are_readable_by_people():
         ("log_format", "xml"),
         ("processes", 0),
         ("crash_point", ":2"),
+        ("crash_point", "before_lunch"),
         ("crash_point", "before_flush:0"),
         ("kafka", "security.protocol"),
     ],
@@ -255,8 +257,8 @@ def test_http_address_tells_explicit_from_default():
 
 def test_crash_point_counts_passings_from_one():
     assert load().crash_at is None
-    assert load({"crash_point": "before_flush"}).crash_at == CrashPoint("before_flush", 1)
-    assert load({"crash_point": "before_flush:3"}).crash_at == CrashPoint("before_flush", 3)
+    assert load({"crash_point": "before_flush"}).crash_at == CrashAt(CrashPoint.BEFORE_FLUSH, 1)
+    assert load({"crash_point": "before_flush:3"}).crash_at == CrashAt(CrashPoint.BEFORE_FLUSH, 3)
 
 
 def test_settings_are_immutable():

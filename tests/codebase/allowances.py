@@ -1,0 +1,26 @@
+"""What the rules allow by name, each with its reason. A rule without an entry has no exception.
+
+An entry that nothing needs is a failure as well, so that the lists only shrink by themselves.
+"""
+
+from __future__ import annotations
+
+TOP_LEVEL = {
+    "pyproject.toml",
+    "app",
+    "consensus",
+    "tests",
+    "docker",
+    "Makefile",
+    "README.md",
+    "LICENSE",
+    "CONTRIBUTING.md",
+    "requirements.lock",
+}
+"""The only names at the root of the repository, apart from dotfiles."""
+
+LOOP_ROOTS: dict[str, str] = {}
+"""Functions that may catch everything, because nobody above them would see the error."""
+
+MODE_FLAGS: dict[str, str] = {}
+"""Keyword-only booleans, as ``module:function.parameter``, that do not select a mode."""
