@@ -51,6 +51,10 @@ class LocalKafka:
         heap_mb: the bound of each broker's Java heap.
         settings: broker settings that differ from this module's, by Kafka's names.
         progress: is told, in words, before each step that takes long.
+        tie: whether the brokers end with this process.
+
+    Raises:
+        ConfigError: neither 1 nor 3 brokers.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class LocalKafka:
         progress: Callable[[str], None] | None = None,
         tie: Tie = Tie.TIED,
     ) -> None:
+        if brokers not in (1, 3):
+            raise ConfigError(f"a local Kafka has 1 or 3 brokers, not {brokers}")
         self._given_directory = None if directory is None else directory.absolute()
         self._count = brokers
         self._port = port

@@ -60,9 +60,13 @@ def directory_for(directory: Path | None, port: int) -> Path:
     if not port:
         return root / "local"
     try:
-        return Path(_pointer(port).read_text())
+        place = Path(_pointer(port).read_text())
     except FileNotFoundError:
         return root / f"local-{port}"
+    plan = load_plan(place)
+    # A cluster that has since taken another port is not the one that is meant.
+    still = plan is not None and any(node.port == port for node in plan.nodes)
+    return place if still else root / f"local-{port}"
 
 
 def start_detached(
@@ -111,7 +115,7 @@ def start_detached(
     cluster = LocalKafka(
         place,
         brokers=brokers,
-        port=port or _preferred_port(place, brokers),
+        port=port or preferred_port(place, brokers),
         heap_mb=heap_mb,
         progress=progress,
         tie=Tie.DETACHED,
@@ -119,10 +123,7 @@ def start_detached(
     cluster.start()
     cluster.release()
     started = status(place)
-    for each in started.brokers:
-        pointer = _pointer(each.port)
-        pointer.parent.mkdir(parents=True, exist_ok=True)
-        pointer.write_text(str(place))
+    remember_ports(place)
     return started
 
 
@@ -164,6 +165,22 @@ def status(directory: Path | None = None, *, port: int = 0) -> ClusterStatus:
     return ClusterStatus(any(each.answers for each in brokers), bootstrap, str(place), brokers)
 
 
+def preferred_port(place: Path, brokers: int) -> int:
+    """The port of a cluster whose user named none; 0 leaves the choice to the cluster's start."""
+    if load_plan(place) is not None:
+        return 0
+    wanted = range(PORT_PREFERRED, PORT_PREFERRED + brokers)
+    return PORT_PREFERRED if all(is_free(port) for port in wanted) else 0
+
+
+def remember_ports(place: Path) -> None:
+    """Let ``--port`` alone find the started cluster of ``place``."""
+    for broker in _brokers(place, load_plan(place)):
+        pointer = _pointer(broker.node.port)
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        pointer.write_text(str(place))
+
+
 def _broker_status(broker: Broker) -> BrokerStatus:
     pid = broker.pid()
     up = pid is not None and answers(broker.address)
@@ -172,13 +189,6 @@ def _broker_status(broker: Broker) -> BrokerStatus:
 
 def _brokers(place: Path, plan: Plan | None) -> list[Broker]:
     return [] if plan is None else [Broker(node, place) for node in plan.nodes]
-
-
-def _preferred_port(place: Path, brokers: int) -> int:
-    if load_plan(place) is not None:
-        return 0
-    wanted = range(PORT_PREFERRED, PORT_PREFERRED + brokers)
-    return PORT_PREFERRED if all(is_free(port) for port in wanted) else 0
 
 
 def _pointer(port: int) -> Path:

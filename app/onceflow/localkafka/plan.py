@@ -75,10 +75,8 @@ def make_plan(previous: Plan | None, brokers: int, port: int) -> Plan:
         port: the first client port, the others follow it; 0 for the previous or any free ones.
 
     Raises:
-        ConfigError: the number of brokers is refused, or an explicit port is in use.
+        ConfigError: the directory has another number of brokers, or an explicit port is in use.
     """
-    if brokers not in (1, 3):
-        raise ConfigError(f"a local Kafka has 1 or 3 brokers, not {brokers}")
     if previous is not None and len(previous.nodes) != brokers:
         raise ConfigError(
             f"the directory holds a cluster of {len(previous.nodes)} brokers, not of {brokers}; "
