@@ -81,3 +81,81 @@ broker's 10 s interval of looking for timed-out transactions. Longer timeouts ne
 REFUSED_BACKOFF_S = 1.0
 """Wait after offsets were refused: our membership is stale, and news of the group comes with a
 heartbeat. Working on before it would be aborted again."""
+
+RUN_RECORDS_MAX = 2_000
+"""Records of one run. Long runs spread the cost of a Faust message over many records; longer ones
+gain nothing measurable and let the gate wait for the end of a run."""
+
+POLL_RECORDS_MAX = 8_000
+"""Records asked of librdkafka at once: four full runs. Its columns take some 4 ms to build, while
+the poll thread holds the interpreter."""
+
+POLL_LINGER_S = 0.002
+"""How long a poll gathers records after the first. It trades 2 ms of latency for fewer wake-ups of
+the event loop at moderate rates; a full poll does not wait."""
+
+POLL_IDLE_S = 0.05
+"""How long a poll waits for a first record; also the longest a command waits for the poll thread."""
+
+FLIGHT_RECORDS_MAX = 100_000
+"""Records handed to the event loop and not finished: a quarter of a second of work at full speed."""
+
+FLIGHT_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes of keys and values in flight; bounds memory where records are large."""
+
+HOLD_S = 0.1
+"""How long the poll thread only waits when too much is in flight, before it pauses the partitions.
+Pausing throws away what librdkafka has prefetched, waiting does not; while it waits no rebalance is
+served, so it must stay far below the revoke bound."""
+
+REVOKE_S_MAX = 10.0
+"""Hard bound on answering a revocation. The engine's own bound is 5 s; past 10 s the partitions are
+given up unreleased, and the broker refuses a commit that comes later."""
+
+LOST_S_MAX = 1.0
+"""Bound on hearing about lost partitions: nothing can be saved any more, so nobody waits long."""
+
+SEEK_S_MAX = 10.0
+"""Bound on seeking: a partition assigned a moment ago cannot be seeked until its fetcher runs."""
+
+CLOSE_S_MAX = 30.0
+"""Bound on leaving the group, with the revocation in it."""
+
+END_S_SLOW = 1.0
+"""A commit or abort that took longer spends its producer: librdkafka may have sent its EndTxn twice,
+and a late duplicate would complete the next transaction half-way (librdkafka #5423)."""
+
+ABORT_FLUSH_S = 2.0
+"""How long an abort waits until the broker knows of the transaction: aborting before is fatal
+(librdkafka #4849)."""
+
+ADMIN_S_MAX = 30.0
+"""Bound on one administrative request, retries included."""
+
+ADMIN_THREADS = 4
+"""Threads for blocking administrative calls; they wait, they do not compute."""
+
+OUTBOX_RECORDS_MAX = 100_000
+"""Sends without a record that wait for a commit. At about 1 kB each this is 100 MB; more means that
+commits stand still."""
+
+TIMESTAMP_AHEAD_MAX_MS = 59 * 60 * 1000
+"""How far a record's timestamp may be ahead of the clock. Kafka's default limit is one hour
+(``message.timestamp.after.max.ms``); a minute is left for clocks that differ."""
+
+RESTART_BACKOFF_S = 0.5
+"""Wait before the first restart of a worker; doubles with each further one in the window. Half a
+second lets a rebalance of the others begin instead of adding a second one to it."""
+
+RESTART_BACKOFF_S_MAX = 16.0
+"""Longest wait before a restart: an operator who repaired the cause should not wait longer."""
+
+RESTARTS_MAX = 6
+"""Restarts of one worker within the window before the supervisor gives up: with the waits above a
+worker that dies at once uses them up in half a minute, and one killed now and then never does."""
+
+RESTART_WINDOW_S = 60.0
+"""Time after which a restart no longer counts."""
+
+WORKER_PROCESSES_MAX = 256
+"""Workers of one supervisor. More than any machine has cores; a larger number is a typing error."""
