@@ -1,0 +1,296 @@
+"""Topics, configurations and offsets of the log, asked of the brokers with a bound.
+
+Decides how administrative requests wait and what their failures mean. librdkafka's administration
+calls block or return futures of its own; they run on a few threads here, so that the event loop
+never blocks. Topics are described by DescribeTopics, which never creates them, unlike a metadata
+request to brokers with automatic creation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+
+from confluent_kafka import (
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
+
+from onceflow import limits
+from onceflow.errors import TopologyError, Unreachable
+from onceflow.ids import Partition
+from onceflow.kafka.configuration import admin_config
+from onceflow.kafka.errors import classify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from onceflow.kafka.configuration import ClientConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TopicDescription:
+    """A topic as the brokers know it.
+
+    Attributes:
+        name: its name.
+        topic_id: changes when a topic is deleted and made again under the same name.
+        partition_count: number of partitions.
+        replication_factor: number of replicas of partition 0.
+        leaderless: numbers of partitions that nobody leads at the moment.
+    """
+
+    name: str
+    topic_id: str
+    partition_count: int
+    replication_factor: int
+    leaderless: tuple[int, ...] = ()
+
+
+class Watermarks(NamedTuple):
+    """Log start offset, and high watermark as a read_uncommitted client sees it."""
+
+    low: int
+    high: int
+
+
+class Admin:
+    """Administration of one cluster. All methods may be called from the event loop."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._config = config
+        try:
+            self._client = AdminClient(admin_config(config))
+        except KafkaException as error:
+            raise classify(error.args[0], "administration") from error
+        self._executor = concurrent.futures.ThreadPoolExecutor(
+            limits.ADMIN_THREADS, thread_name_prefix="onceflow-admin"
+        )
+
+    def close(self) -> None:
+        """End the threads; requests under way are given up."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def cluster_id(self, timeout_s: float = limits.ADMIN_S_MAX) -> str:
+        """Id of the cluster.
+
+        Raises:
+            Unreachable: no broker answered within the bound.
+        """
+        return await self._blocking("cluster id", self._client.cluster_id, timeout_s)
+
+    async def topics(
+        self, names: Iterable[str], timeout_s: float = limits.ADMIN_S_MAX
+    ) -> dict[str, TopicDescription]:
+        """Describe topics; those that do not exist are left out."""
+        return await self._blocking("describe topics", self._topics, sorted(names), timeout_s)
+
+    def _topics(self, names: list[str], timeout_s: float) -> dict[str, TopicDescription]:
+        if not names:
+            return {}
+        asked = self._client.describe_topics(TopicCollection(names), request_timeout=timeout_s)
+        found: dict[str, TopicDescription] = {}
+        for name, future in asked.items():
+            try:
+                topic = cast("Any", future.result(timeout_s))
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+                continue
+            partitions = topic.partitions
+            found[name] = TopicDescription(
+                name=name,
+                topic_id=str(topic.topic_id),
+                partition_count=len(partitions),
+                replication_factor=len(partitions[0].replicas) if partitions else 0,
+                leaderless=tuple(p.id for p in partitions if p.leader is None or p.leader.id < 0),
+            )
+        return found
+
+    async def topic_configs(
+        self, names: Iterable[str], timeout_s: float = limits.ADMIN_S_MAX
+    ) -> dict[str, dict[str, str]]:
+        """Effective configuration of existing topics, by topic and name of the setting."""
+        return await self._blocking("describe configs", self._configs, sorted(names), timeout_s)
+
+    def _configs(self, names: list[str], timeout_s: float) -> dict[str, dict[str, str]]:
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+        asked = self._client.describe_configs(resources, request_timeout=timeout_s)
+        return {
+            resource.name: {
+                name: entry.value
+                for name, entry in future.result(timeout_s).items()
+                if entry.value is not None
+            }
+            for resource, future in asked.items()
+        }
+
+    async def create_topic(
+        self,
+        name: str,
+        partition_count: int,
+        *,
+        replication_factor: int = -1,
+        config: Mapping[str, str] | None = None,
+        timeout_s: float = limits.ADMIN_S_MAX,
+    ) -> TopicDescription:
+        """Make a topic and wait until every partition has a leader; an existing one is fine.
+
+        Args:
+            name: of the topic.
+            partition_count: number of partitions.
+            replication_factor: -1 takes the brokers' default.
+            config: such as ``{"cleanup.policy": "compact"}``; of a topic that exists it is not
+                changed.
+            timeout_s: bound on all of it.
+
+        Raises:
+            TopologyError: it exists with another number of partitions; the message says what to do.
+            Unreachable: it was not seen within the bound.
+        """
+        new = NewTopic(name, partition_count, replication_factor, config=dict(config or {}))
+        return await self._blocking(f"create topic {name}", self._create, new, timeout_s)
+
+    def _create(self, new: NewTopic, timeout_s: float) -> TopicDescription:
+        deadline = time.monotonic() + timeout_s
+        asked = self._client.create_topics(
+            [new], operation_timeout=timeout_s, request_timeout=timeout_s
+        )
+        try:
+            asked[new.topic].result(timeout_s)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+        while time.monotonic() < deadline:
+            found = self._topics([new.topic], max(1.0, deadline - time.monotonic())).get(new.topic)
+            if found is not None and not found.leaderless:
+                if found.partition_count != new.num_partitions:
+                    raise TopologyError(
+                        f"topic {new.topic} exists with {found.partition_count} partitions, but"
+                        f" {new.num_partitions} are needed; nothing was changed. Keys would land"
+                        " elsewhere: use a topic of another name, or set the number to match"
+                    )
+                return found
+            time.sleep(0.02)
+        raise Unreachable(
+            f"topic {new.topic} was created but not all of its partitions have a leader after"
+            f" {timeout_s} s; check that all brokers run"
+        )
+
+    async def delete_topics(
+        self, names: Iterable[str], timeout_s: float = limits.ADMIN_S_MAX
+    ) -> None:
+        """Delete topics; those that do not exist are fine. For tests and ``reset``."""
+        await self._blocking("delete topics", self._delete, sorted(names), timeout_s)
+
+    def _delete(self, names: list[str], timeout_s: float) -> None:
+        if not names:
+            return
+        asked = self._client.delete_topics(
+            names, operation_timeout=timeout_s, request_timeout=timeout_s
+        )
+        for future in asked.values():
+            try:
+                future.result(timeout_s)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+
+    async def delete_records(
+        self, before: Mapping[Partition, int], timeout_s: float = limits.ADMIN_S_MAX
+    ) -> dict[Partition, int]:
+        """Delete the records below these offsets; returns the log start offsets that resulted."""
+        return await self._blocking("delete records", self._delete_records, before, timeout_s)
+
+    def _delete_records(
+        self, before: Mapping[Partition, int], timeout_s: float
+    ) -> dict[Partition, int]:
+        rows = [TopicPartition(p.topic, p.number, offset) for p, offset in before.items()]
+        if not rows:
+            return {}
+        asked = self._client.delete_records(
+            rows, request_timeout=timeout_s, operation_timeout=timeout_s
+        )
+        return {
+            Partition(row.topic, row.partition): future.result(timeout_s).low_watermark
+            for row, future in asked.items()
+        }
+
+    async def watermarks(
+        self, partitions: Iterable[Partition], timeout_s: float = limits.ADMIN_S_MAX
+    ) -> dict[Partition, Watermarks]:
+        """Log start offset and high watermark of each partition."""
+        wanted = sorted(partitions)
+        low = await self.earliest(wanted, timeout_s)
+        high = await self.end_offsets(wanted, timeout_s)
+        return {p: Watermarks(low[p], high[p]) for p in wanted}
+
+    async def earliest(
+        self, partitions: Iterable[Partition], timeout_s: float = limits.ADMIN_S_MAX
+    ) -> dict[Partition, int]:
+        """Log start offsets."""
+        spec = OffsetSpec.earliest()
+        return await self._offsets(dict.fromkeys(partitions, spec), timeout_s)
+
+    async def end_offsets(
+        self, partitions: Iterable[Partition], timeout_s: float = limits.ADMIN_S_MAX
+    ) -> dict[Partition, int]:
+        """High watermarks, open transactions included (as a read_uncommitted client sees them)."""
+        spec = OffsetSpec.latest()
+        return await self._offsets(dict.fromkeys(partitions, spec), timeout_s)
+
+    async def offsets_for_times(
+        self, times_ms: Mapping[Partition, int], timeout_s: float = limits.ADMIN_S_MAX
+    ) -> dict[Partition, int | None]:
+        """Offset of the first record at or after a time; None where there is none."""
+        specs = {p: OffsetSpec.for_timestamp(time_ms) for p, time_ms in times_ms.items()}
+        found = await self._offsets(specs, timeout_s)
+        return {p: offset if offset >= 0 else None for p, offset in found.items()}
+
+    async def _offsets(
+        self, specs: Mapping[Partition, OffsetSpec], timeout_s: float
+    ) -> dict[Partition, int]:
+        return await self._blocking("list offsets", list_offsets, self._client, specs, timeout_s)
+
+    async def _blocking(self, doing: str, call: Callable[..., T], *args: object) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._executor, call, *args)
+        except KafkaException as error:
+            raise classify(error.args[0], doing) from error
+        except concurrent.futures.TimeoutError as error:
+            raise Unreachable(
+                f"{doing}: no answer from {self._config.bootstrap_servers} within the bound."
+                " Nothing is lost; check that the brokers run and that this address and the"
+                " brokers' advertised ones can be reached from here"
+            ) from error
+
+
+def list_offsets(
+    client: AdminClient, specs: Mapping[Partition, OffsetSpec], timeout_s: float
+) -> dict[Partition, int]:
+    """Ask for offsets of the log, read_uncommitted. Blocks.
+
+    Raises:
+        KafkaException, TimeoutError: to be classified by the caller, in this room.
+    """
+    if not specs:
+        return {}
+    asked = client.list_offsets(
+        {TopicPartition(p.topic, p.number): spec for p, spec in specs.items()},
+        isolation_level=IsolationLevel.READ_UNCOMMITTED,
+        request_timeout=timeout_s,
+    )
+    return {
+        Partition(row.topic, row.partition): future.result(timeout_s).offset
+        for row, future in asked.items()
+    }

@@ -1,0 +1,500 @@
+"""The poll thread: the one owner of the consumer, on a thread of its own.
+
+Decides when records are fetched, when partitions are paused, and in which order assignment,
+positions and records reach the event loop. Everything that touches the consumer happens on this
+thread; the event loop talks to it by commands, and it talks to the loop by ``call_soon_threadsafe``
+alone, so that the loop sees assignments, revocations and runs in the order they happened here.
+
+Theory of operation:
+
+- A partition is assigned *paused* at a harmless position. It delivers nothing until ``start_at``
+  names its offset. ``start_at`` gives the partition a new fetch generation at once on the loop's
+  side; the thread then seeks, and every run read afterwards bears that generation. Older runs that
+  are still under way are recognised by ``is_current`` and dropped by the engine.
+- Back-pressure counts records and bytes handed over and not yet ``account``ed. Above the high mark
+  the thread first only waits (``Flow.HELD``), because pausing throws prefetched data away; if that
+  lasts, it pauses all partitions and goes on polling (``Flow.PAUSED``), until half is done.
+- The position of a started partition is known here (last delivered offset + 1, or where it was
+  told to start). Every resume seeks to it, so that exactness does not depend on what librdkafka
+  remembers across pauses and rebalances.
+
+Must not decide anything about transactions, and must not import anything above this room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+
+from onceflow import limits
+from onceflow.errors import OnceflowError, TransactionAborted, Unreachable, invariant
+from onceflow.ids import Partition
+from onceflow.kafka.columns import runs_of, split
+from onceflow.kafka.configuration import GroupProtocol
+from onceflow.kafka.errors import classify
+from onceflow.kafka.flight import Flight, Flow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
+
+    from confluent_kafka import KafkaError, Message
+
+    from onceflow.kafka.configuration import Settings
+    from onceflow.kafka.records import Run
+
+
+class Assignment(NamedTuple):
+    """What this member owns, with the group metadata that belongs to exactly this assignment.
+
+    Attributes:
+        number: grows with every assignment of this thread.
+        partitions: all that are assigned.
+        added: those of them that were not assigned before; they deliver after ``start_at``.
+        group_metadata: for ``send_offsets``; taken once, because *fresh* metadata would let a
+            commit of partitions that were revoked meanwhile through.
+        member_id: as the group knows us.
+    """
+
+    number: int
+    partitions: frozenset[Partition]
+    added: frozenset[Partition]
+    group_metadata: object
+    member_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Sizes and times of the poll thread; the reasons of the defaults stand in ``limits``."""
+
+    run_records_max: int = limits.RUN_RECORDS_MAX
+    poll_records_max: int = limits.POLL_RECORDS_MAX
+    poll_linger_s: float = limits.POLL_LINGER_S
+    poll_idle_s: float = limits.POLL_IDLE_S
+    flight_records_max: int = limits.FLIGHT_RECORDS_MAX
+    flight_bytes_max: int = limits.FLIGHT_BYTES_MAX
+    hold_s: float = limits.HOLD_S
+    revoke_s: float = limits.REVOKE_S_MAX
+    lost_s: float = limits.LOST_S_MAX
+
+
+DEFAULT_BOUNDS = Bounds()
+
+
+class _Command(NamedTuple):
+    act: Callable[[Consumer], None]
+    doing: str
+    answer: concurrent.futures.Future[None]
+
+
+class PollThread:
+    """Owns the consumer. Created and used on the event loop; see the module's theory.
+
+    Everything given here is called on the event loop, in the order it happened.
+
+    Args:
+        config: what ``consumer_config`` made.
+        loop: the event loop.
+        on_runs: the runs of one poll.
+        on_assigned: an assignment; its added partitions wait for ``start_at``.
+        on_revoked: coroutine function; the partitions are given up when it ends, or after
+            ``Bounds.revoke_s``.
+        on_lost: the same for partitions that are gone already; waited for ``Bounds.lost_s``.
+        on_failure: a classified error, or whatever ended the thread.
+        bounds: sizes and times.
+    """
+
+    def __init__(
+        self,
+        config: Settings,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        on_runs: Callable[[list[Run]], object],
+        on_assigned: Callable[[Assignment], object],
+        on_revoked: Callable[[frozenset[Partition]], Coroutine[object, object, None]],
+        on_lost: Callable[[frozenset[Partition]], Coroutine[object, object, None]],
+        on_failure: Callable[[BaseException], object],
+        bounds: Bounds = DEFAULT_BOUNDS,
+    ) -> None:
+        self._loop = loop
+        self._on_runs = on_runs
+        self._on_assigned = on_assigned
+        self._on_revoked = on_revoked
+        self._on_lost = on_lost
+        self._on_failure = on_failure
+        self._bounds = bounds
+        self._incremental = config["group.protocol"] == GroupProtocol.CONSUMER.value
+        self._on_client_error: Callable[[KafkaError], None] | None = config.get("error_cb")
+        self._settings = {**config, "error_cb": self._client_error}
+        self._commands: deque[_Command] = deque()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="onceflow-poll", daemon=True)
+        self._stopping = False
+        self._turned = time.monotonic()
+        self._flight = Flight(bounds.flight_records_max, bounds.flight_bytes_max)
+        # Present fetch generation of each started partition; set on the loop's side.
+        self._generation: dict[Partition, int] = {}
+        self._generations = count(1)
+        # Of the thread alone, from here on.
+        self._flow = Flow.OPEN
+        self._held_since = 0.0
+        self._owned: frozenset[Partition] = frozenset()
+        # Started partitions: next offset to deliver, and the generation it is delivered under.
+        self._position: dict[Partition, tuple[int, int]] = {}
+        self._assignment: Assignment | None = None
+        self._numbers = count(1)
+
+    @property
+    def assignment(self) -> Assignment | None:
+        """The present assignment; None before the first, and between giving up and the next."""
+        return self._assignment
+
+    @property
+    def heartbeat_age_s(self) -> float:
+        """Seconds since the thread last turned its loop. Large means stuck: fail the worker."""
+        return time.monotonic() - self._turned
+
+    @property
+    def flight(self) -> Flight:
+        """What is handed over and not accounted; for metrics."""
+        return self._flight
+
+    @property
+    def flow(self) -> Flow:
+        """State of the back-pressure; for metrics."""
+        return self._flow
+
+    def start(self) -> None:
+        """Start the thread. Nothing is fetched before ``subscribe`` and ``start_at``."""
+        self._thread.start()
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Join the group with these topics, replacing an earlier subscription.
+
+        Raises:
+            ConfigError, TopologyError: the subscription is refused; correct it.
+        """
+        names = sorted(topics)
+
+        def act(consumer: Consumer) -> None:
+            consumer.subscribe(
+                names, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+            )
+
+        await self._ask(act, "subscribe")
+
+    async def start_at(self, offsets: Mapping[Partition, int]) -> int:
+        """Let these assigned partitions deliver from these offsets on, and only from there.
+
+        Partitions that were given up meanwhile are left out; their revocation is on its way.
+
+        Returns:
+            The fetch generation of everything these partitions deliver from then on.
+
+        Raises:
+            Unreachable: the consumer did not take the positions within the bound; fail the worker.
+        """
+        generation = next(self._generations)
+        for partition, offset in offsets.items():
+            invariant(
+                offset >= 0,
+                "INV-EPOCH-2: a partition starts at an explicit offset",
+                partition=partition,
+                offset=offset,
+            )
+            self._generation[partition] = generation
+        wanted = dict(offsets)
+
+        def act(consumer: Consumer) -> None:
+            mine = {p: offset for p, offset in wanted.items() if p in self._owned}
+            self._position.update({p: (offset, generation) for p, offset in mine.items()})
+            self._seek(consumer, mine)
+            if self._flow is not Flow.PAUSED:
+                consumer.resume(_bare(mine))
+
+        await self._ask(act, "start_at")
+        return generation
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Stop these partitions; what they delivered is no longer current. ``start_at`` restarts.
+
+        Returns at once; the thread follows.
+        """
+        stopped = frozenset(partitions)
+        for partition in stopped:
+            self._generation.pop(partition, None)
+
+        def act(consumer: Consumer) -> None:
+            running = [p for p in stopped if self._position.pop(p, None) is not None]
+            consumer.pause(_bare(running))
+
+        self._command(act, "pause")
+
+    def is_current(self, run: Run) -> bool:
+        """Whether ``run`` was read after the last ``start_at`` of its partition."""
+        return self._generation.get(run.partition) == run.fetch
+
+    def account(self, records: int, size_bytes: int) -> None:
+        """Tell that runs handed over are finished or dropped: every run, exactly once."""
+        self._flight.finish(records, size_bytes)
+        if self._flow is not Flow.OPEN and self._flight.is_half_done():
+            self._wake.set()
+
+    async def stop(self) -> None:
+        """Leave the group cleanly (``on_revoked`` is called first) and end the thread.
+
+        Raises:
+            Unreachable: the thread did not end within the bound; end the process.
+        """
+        self._stopping = True
+        self._wake.set()
+        deadline = time.monotonic() + limits.CLOSE_S_MAX
+        # The loop must go on turning meanwhile: the revocation runs on it.
+        while self._thread.is_alive():
+            if time.monotonic() > deadline:
+                raise Unreachable(
+                    f"the consumer did not close within {limits.CLOSE_S_MAX} s; its partitions are"
+                    " free after the session timeout, nothing is lost. End the process"
+                )
+            await asyncio.sleep(0.005)
+
+    def _command(self, act: Callable[[Consumer], None], doing: str) -> _Command:
+        command = _Command(act, doing, concurrent.futures.Future())
+        self._commands.append(command)
+        self._wake.set()
+        if not self._thread.is_alive():
+            self._refuse_commands()
+        return command
+
+    async def _ask(self, act: Callable[[Consumer], None], doing: str) -> None:
+        await asyncio.wrap_future(self._command(act, doing).answer)
+
+    def _refuse_commands(self) -> None:
+        """Answer commands that nobody will carry out; their waiters would wait for ever."""
+        while self._commands:
+            command = self._commands.popleft()
+            command.answer.set_exception(
+                Unreachable(f"{command.doing}: the poll thread has ended; stop the worker")
+            )
+
+    # On the thread, from here on.
+
+    def _main(self) -> None:
+        """Loop root of the thread: whatever ends it is told to the engine."""
+        try:
+            consumer = Consumer(self._settings)
+        except KafkaException as error:
+            self._post(self._on_failure, classify(error.args[0], "consumer"))
+            self._refuse_commands()
+            return
+        try:
+            while not self._stopping:
+                self._turn(consumer)
+        except KafkaException as error:
+            self._post(self._on_failure, classify(error.args[0], "consume"))
+        except Exception as error:  # noqa: BLE001 - a loop root: it must never end unseen
+            self._post(self._on_failure, error)
+        finally:
+            consumer.close()
+            self._stopping = True
+            self._position.clear()
+            self._refuse_commands()
+
+    def _turn(self, consumer: Consumer) -> None:
+        self._turned = time.monotonic()
+        while self._commands:
+            self._carry_out(consumer, self._commands.popleft())
+        match self._flow:
+            case Flow.OPEN if self._flight.is_full():
+                self._flow, self._held_since = Flow.HELD, self._turned
+            case Flow.OPEN:
+                self._deliver(self._gather(consumer))
+            case Flow.HELD:
+                self._hold(consumer)
+            case Flow.PAUSED:
+                # Polling goes on: rebalances are served, and the group sees us alive.
+                self._deliver(self._gather(consumer))
+                if self._flight.is_half_done():
+                    self._flow = Flow.OPEN
+                    self._resume(consumer)
+
+    def _carry_out(self, consumer: Consumer, command: _Command) -> None:
+        try:
+            command.act(consumer)
+        except KafkaException as error:
+            command.answer.set_exception(classify(error.args[0], command.doing))
+        except OnceflowError as error:
+            command.answer.set_exception(error)
+        else:
+            command.answer.set_result(None)
+
+    def _hold(self, consumer: Consumer) -> None:
+        self._wake.wait(self._bounds.hold_s / 4)
+        self._wake.clear()
+        if self._flight.is_half_done():
+            self._flow = Flow.OPEN
+        elif time.monotonic() - self._held_since > self._bounds.hold_s:
+            self._flow = Flow.PAUSED
+            consumer.pause(_bare(self._position))
+
+    def _gather(self, consumer: Consumer) -> list[Message]:
+        """Take what is there; if nothing is, wait for a first record and what follows it."""
+        size = self._bounds.poll_records_max
+        messages = consumer.consume(size, 0.0)
+        if not messages:
+            # A command waits for this to end, and nothing else comes while nothing is started.
+            idle_s = self._bounds.poll_idle_s if self._position else self._bounds.poll_idle_s / 5
+            messages = consumer.consume(1, idle_s)
+            if messages:
+                messages += consumer.consume(size - 1, self._bounds.poll_linger_s)
+        return messages
+
+    def _deliver(self, messages: list[Message]) -> None:
+        if not messages:
+            return
+        batch = split(messages)
+        for message in batch.errors:
+            self._message_error(message)
+        runs: list[Run] = []
+        for partition, group in batch.groups.items():
+            # A partition that is not started is paused, so that librdkafka delivers nothing of it.
+            # Were it to, the records are read again after its start.
+            started = self._position.get(partition)
+            if started is None:
+                continue
+            position, generation = started
+            new = runs_of(partition, group, generation, self._bounds.run_records_max)
+            invariant(
+                new[0].offsets[0] >= position,
+                "INV-EPOCH-3: a record below the position was delivered after a seek",
+                partition=partition,
+                position=position,
+                offset=new[0].offsets[0],
+            )
+            self._position[partition] = (new[-1].offsets[-1] + 1, generation)
+            runs += new
+        if runs:
+            self._flight.post(sum(map(len, runs)), sum(run.size_bytes for run in runs))
+            self._post(self._on_runs, runs)
+
+    def _message_error(self, message: Message) -> None:
+        error = message.error()
+        if error is not None:
+            where = f"{message.topic()}[{message.partition()}] at {message.offset()}"
+            self._post(self._on_failure, classify(error, f"consume {where}"))
+
+    def _client_error(self, error: KafkaError) -> None:
+        if self._on_client_error is not None:
+            self._on_client_error(error)
+        if error.fatal():
+            self._post(self._on_failure, classify(error, "consumer"))
+
+    def _resume(self, consumer: Consumer) -> None:
+        """Go on exactly where delivery ended, whatever librdkafka remembers."""
+        self._seek(consumer, {p: position for p, (position, _) in self._position.items()})
+        consumer.resume(_bare(self._position))
+
+    def _seek(self, consumer: Consumer, offsets: Mapping[Partition, int]) -> None:
+        deadline = time.monotonic() + limits.SEEK_S_MAX
+        for (topic, number), offset in offsets.items():
+            while True:
+                try:
+                    consumer.seek(TopicPartition(topic, number, offset))
+                    break
+                except KafkaException as error:
+                    # Its fetcher does not run yet; librdkafka calls that an erroneous state.
+                    if time.monotonic() > deadline:
+                        raise Unreachable(
+                            f"{topic}[{number}] cannot be positioned at {offset}:"
+                            f" {error.args[0].str()}. Nothing was read from it; start again"
+                        ) from error
+                    time.sleep(0.002)
+
+    # Rebalance callbacks, called by librdkafka inside ``consume`` and ``close``.
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        added = _partitions(partitions)
+        # Any position will do, since the partitions are paused at once and seeked later. The
+        # committed one must not be asked for: a pending transaction would hold the answer back.
+        starts = [TopicPartition(t, n, OFFSET_BEGINNING) for t, n in sorted(added)]
+        if self._incremental:
+            consumer.incremental_assign(starts)
+            self._owned |= added
+        else:
+            consumer.assign(starts)
+            self._owned = added
+        consumer.pause(starts)
+        self._announce(consumer, added)
+
+    def _announce(self, consumer: Consumer, added: frozenset[Partition]) -> None:
+        self._assignment = Assignment(
+            number=next(self._numbers),
+            partitions=self._owned,
+            added=added,
+            group_metadata=consumer.consumer_group_metadata(),
+            member_id=consumer.memberid() or "",
+        )
+        self._post(self._on_assigned, self._assignment)
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._give_up(consumer, partitions, self._on_revoked, self._bounds.revoke_s)
+
+    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._give_up(consumer, partitions, self._on_lost, self._bounds.lost_s)
+
+    def _give_up(
+        self,
+        consumer: Consumer,
+        partitions: list[TopicPartition],
+        tell: Callable[[frozenset[Partition]], Coroutine[object, object, None]],
+        bound_s: float,
+    ) -> None:
+        given_up = _partitions(partitions)
+        if given_up:
+            self._wait_for(tell(given_up), bound_s)
+        for partition in given_up:
+            self._position.pop(partition, None)
+            self._generation.pop(partition, None)
+        self._owned -= given_up
+        self._assignment = None
+        if self._incremental:
+            consumer.incremental_unassign(_bare(given_up))
+        else:
+            consumer.unassign()
+
+    def _wait_for(self, told: Coroutine[object, object, None], bound_s: float) -> None:
+        future = asyncio.run_coroutine_threadsafe(told, self._loop)
+        done, _ = concurrent.futures.wait([future], timeout=bound_s)
+        if not done:
+            future.cancel()
+            self._post(
+                self._on_failure,
+                TransactionAborted(
+                    f"partitions were given up unreleased, because that took over {bound_s} s: the"
+                    " broker refuses a later commit of them, and their next owner fences us first."
+                    " Nothing is lost; look for what keeps the event loop busy"
+                ),
+            )
+            return
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            self._post(self._on_failure, error)
+
+    def _post(self, call: Callable[..., object], argument: object) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call, argument)
+
+
+def _partitions(partitions: Iterable[TopicPartition]) -> frozenset[Partition]:
+    return frozenset(Partition(p.topic, p.partition) for p in partitions)
+
+
+def _bare(partitions: Iterable[Partition]) -> list[TopicPartition]:
+    return [TopicPartition(topic, number) for topic, number in partitions]

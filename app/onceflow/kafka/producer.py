@@ -1,0 +1,409 @@
+"""The transactional producer, and what the end of a transaction is worth.
+
+Decides how librdkafka's answers to commit and abort are read, and when a producer is *spent*.
+Rules of the file:
+
+- Every call has a bound, but ``send_offsets`` ignores its own (librdkafka #5456): it is called on a
+  ``TransactionThread``, whose watchdog fails the worker.
+- librdkafka speaks the first transaction protocol and sends EndTxn again by itself; a late
+  duplicate completes the *next* transaction half-way (librdkafka #5423). A producer whose end was
+  of unknown outcome, slow or disturbed is therefore spent, even if the call succeeded: destroy it,
+  fence its id, read the marker, and only then begin again.
+- ``begin``, ``produce`` and ``poll`` belong to the event loop and do not block; the others block
+  and belong to the transaction thread. librdkafka's own calls are safe from both.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from onceflow import limits
+from onceflow.errors import Fenced, OnceflowError, Unreachable, invariant
+from onceflow.kafka.configuration import NO_HOOKS, Hooks, producer_config
+from onceflow.kafka.errors import ProducerFull, classify, kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from confluent_kafka import Message
+
+    from onceflow.ids import Partition
+    from onceflow.kafka.configuration import ClientConfig
+    from onceflow.kafka.records import Headers
+
+_QUEUE_FULL = KafkaError._QUEUE_FULL  # noqa: SLF001 - librdkafka's own codes begin so
+
+
+class EndOutcome(Enum):
+    """What is known of a transaction after its commit or abort was asked for."""
+
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+    ABORTABLE = "abortable"
+    """It did not commit and must be aborted; the error says why."""
+    UNKNOWN = "unknown"
+    """It may have committed. Only the marker, read after fencing, tells."""
+    FENCED = "fenced"
+    """Somebody took over the id. Of the transaction itself only the marker tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndResult:
+    """Outcome of a commit or an abort.
+
+    Attributes:
+        outcome: what is known.
+        spent: the producer must not begin again; destroy it, fence, read the marker.
+        elapsed_s: how long the call took.
+        error: classified, for everything but COMMITTED and ABORTED.
+    """
+
+    outcome: EndOutcome
+    spent: bool
+    elapsed_s: float
+    error: OnceflowError | None = None
+
+
+class TransactionalProducer:
+    """One transactional id. See the module for which thread may call what."""
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        transactional_id: str,
+        transaction_timeout_ms: int = 30_000,
+        *,
+        hooks: Hooks = NO_HOOKS,
+    ) -> None:
+        self.transactional_id = transactional_id
+        self._on_error = hooks.on_error
+        own = Hooks(self._client_error, hooks.on_statistics, hooks.statistics_interval_ms)
+        self._producer: Producer | None = _made(
+            producer_config(config, transactional_id, transaction_timeout_ms, hooks=own)
+        )
+        self._fatal: KafkaError | None = None
+        # Connection errors and the like since the transaction began; any of them may have made
+        # librdkafka send its EndTxn twice.
+        self._disturbances = 0
+        # Whether the broker knows of the transaction, which an abort needs (librdkafka #4849).
+        self._produced = False
+        self._acknowledged = False
+
+    @property
+    def queued(self) -> int:
+        """Records and requests that wait for the brokers."""
+        return len(self._client)
+
+    # Event loop.
+
+    def begin(self) -> None:
+        """Begin a transaction.
+
+        Raises:
+            Fenced, OutcomeUnknown, TransactionAborted: the producer cannot go on; destroy it.
+        """
+        self._produced = self._acknowledged = False
+        self._disturbances = 0
+        try:
+            self._client.begin_transaction()
+        except KafkaException as error:
+            raise self._classified(error, "begin") from error
+
+    def produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+        headers: Headers | None = None,
+        on_delivery: Callable[[KafkaError | None, Message], None] | None = None,
+    ) -> None:
+        """Add one record to the transaction; it is sent in the background.
+
+        Args:
+            topic: must exist; nothing creates it.
+            value: None is a tombstone.
+            key: None lets the producer choose the partition.
+            partition: None takes the key's, as Java's producer does.
+            timestamp_ms: milliseconds since 1970 UTC; None is the present time.
+            headers: names and values.
+            on_delivery: called on whichever thread serves reports; must be quick and thread-safe.
+
+        Raises:
+            ProducerFull: serve ``poll``, wait, and produce this record again.
+            SerializationError: the record is too large; its own ``on_error`` decides.
+            TransactionAborted, Fenced, OutcomeUnknown: the transaction cannot commit any more.
+        """
+        if not self._produced:
+            self._produced = True
+            on_delivery = self._first_delivery(on_delivery)
+        try:
+            self._client.produce(
+                topic,
+                value,
+                key,
+                -1 if partition is None else partition,
+                timestamp=timestamp_ms or 0,
+                headers=headers,
+                on_delivery=on_delivery,
+            )
+        except BufferError as error:
+            self._produced = self._acknowledged
+            raise _full(self.queued) from error
+        except KafkaException as error:
+            raise self._classified(error, f"produce to {topic}") from error
+
+    def produce_many(
+        self,
+        topic: str,
+        partition: int | None,
+        keys: Sequence[bytes | None],
+        values: Sequence[bytes | None],
+    ) -> int:
+        """Add many records without timestamps and headers, in order; much cheaper per record.
+
+        Returns:
+            How many were added, from the start. Fewer than given means that the queue is full:
+            serve ``poll``, wait, and call again with the rest.
+
+        Raises:
+            SerializationError: a record is too large; those before it are in the transaction.
+            TransactionAborted, Fenced, OutcomeUnknown: the transaction cannot commit any more.
+        """
+        start = 0
+        if not self._produced and keys:
+            # One record first, whose report says that the broker knows of the transaction.
+            try:
+                self.produce(topic, values[0], keys[0], partition)
+            except ProducerFull:
+                return 0
+            start = 1
+        batch: list[dict[str, Any]] = [
+            {"key": key, "value": value}
+            for key, value in zip(keys[start:], values[start:], strict=True)
+        ]
+        target = -1 if partition is None else partition
+        try:
+            added = self._client.produce_batch(topic, batch, target)
+        except KafkaException as error:
+            raise self._classified(error, f"produce to {topic}") from error
+        if added == len(batch):
+            return start + added
+        return start + self._first_refused(topic, batch, added)
+
+    def _first_refused(self, topic: str, batch: list[dict[str, Any]], added: int) -> int:
+        """Index of the first record that was not added; raises if waiting does not help it."""
+        index = next(i for i, message in enumerate(batch) if "_error" in message)
+        error: KafkaError = batch[index]["_error"]
+        if error.code() != _QUEUE_FULL:
+            raise classify(self._underlying(error), f"produce to {topic}")
+        invariant(
+            added == index,
+            "INV-EPOCH-1: a full queue refuses a batch from one record on",
+            added=added,
+            first_refused=index,
+        )
+        return index
+
+    def poll(self) -> int:
+        """Serve delivery reports, errors and statistics without waiting; often, and cheap."""
+        return self._client.poll(0)
+
+    # Transaction thread.
+
+    def init(self, timeout_s: float) -> None:
+        """Take the id over: fences its former owner and ends what that left open.
+
+        Raises:
+            Unreachable: no coordinator answered in time; call again or give up.
+            Fenced, ConfigError: as the message says.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                self._client.init_transactions(max(0.1, deadline - time.monotonic()))
+            except KafkaException as error:
+                raised: KafkaError = error.args[0]
+                if not raised.retriable() or time.monotonic() >= deadline:
+                    raise self._classified(error, "init") from error
+            else:
+                return
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until all records are delivered or have failed; the commit tells which.
+
+        Raises:
+            Unreachable: some are still queued; the transaction can be aborted or waited for.
+        """
+        left = self._client.flush(timeout_s)
+        if left:
+            raise Unreachable(
+                f"{left} records were not acknowledged within {timeout_s} s; their transaction has"
+                " not committed and its input is not lost. Check that the brokers answer"
+            )
+
+    def send_offsets(
+        self, offsets: Sequence[tuple[Partition, int, str]], group_metadata: object
+    ) -> None:
+        """Put input offsets and their metadata (the marker) into the transaction.
+
+        Blocks, possibly for ever: call it through ``TransactionThread.run``.
+
+        Args:
+            offsets: for *every* claimed partition the next offset to read, and its metadata.
+            group_metadata: of the assignment the epoch began under, never fresher.
+
+        Raises:
+            TransactionAborted: the membership is stale; abort and replay.
+            Fenced, OutcomeUnknown, Unreachable: as their reactions say.
+        """
+        invariant(
+            offsets,
+            "INV-EPOCH-2: a transaction without offsets would commit unfenced",
+            transactional_id=self.transactional_id,
+        )
+        rows: list[TopicPartition] = []
+        for partition, offset, metadata in offsets:
+            invariant(
+                offset >= 0,
+                "INV-EPOCH-2: librdkafka drops negative offsets without a word",
+                partition=partition,
+                offset=offset,
+            )
+            invariant(
+                len(metadata.encode()) <= limits.MARKER_BYTES_MAX,
+                "INV-EPOCH-1: a marker fits its bound",
+                partition=partition,
+                size_bytes=len(metadata.encode()),
+            )
+            rows.append(TopicPartition(partition.topic, partition.number, offset, metadata))
+        self._acknowledged = self._produced = True
+        try:
+            self._client.send_offsets_to_transaction(rows, group_metadata)
+        except KafkaException as error:
+            raise self._classified(error, "send offsets") from error
+
+    def commit_transaction(self, timeout_s: float) -> EndResult:
+        """Commit: the decision. Never raises for what Kafka answers; the result says all."""
+        return self._end(self._client.commit_transaction, timeout_s, EndOutcome.COMMITTED)
+
+    def abort_transaction(self, timeout_s: float) -> EndResult:
+        """Abort. Records still queued are dropped; what was sent becomes invisible.
+
+        An abort right after the first produce would be fatal, so it first waits, with a bound,
+        until the broker knows of the transaction.
+        """
+        deadline = time.monotonic() + min(limits.ABORT_FLUSH_S, timeout_s)
+        while self._produced and not self._acknowledged and time.monotonic() < deadline:
+            self._client.poll(0.01)
+        return self._end(self._client.abort_transaction, timeout_s, EndOutcome.ABORTED)
+
+    def destroy(self) -> None:
+        """Give the producer up without ending its transaction; idempotent.
+
+        Its records are dropped unsent, and its open transaction stays open until it is fenced or
+        times out. Never ``close``: that would send an abort, which is what must not happen late.
+        """
+        if self._producer is None:
+            return
+        producer, self._producer = self._producer, None
+        producer.purge()
+        producer.poll(0)
+        # Dropping the last reference stops librdkafka's threads.
+        del producer
+
+    def _end(
+        self, end: Callable[[float], None], timeout_s: float, success: EndOutcome
+    ) -> EndResult:
+        started = time.monotonic()
+        failure: KafkaError | None = None
+        try:
+            end(timeout_s)
+        except KafkaException as error:
+            failure = error.args[0]
+        elapsed_s = time.monotonic() - started
+        # Serves the error callbacks of what happened meanwhile.
+        self._client.poll(0)
+        disturbed = elapsed_s > limits.END_S_SLOW or self._disturbances > 0
+        if failure is None:
+            return EndResult(success, disturbed, elapsed_s)
+        failure = self._underlying(failure)
+        error = classify(failure, success.value)
+        if failure.txn_requires_abort() and not failure.fatal() and self._fatal is None:
+            return EndResult(EndOutcome.ABORTABLE, disturbed, elapsed_s, error)
+        if kind_of(failure) is Fenced:
+            return EndResult(EndOutcome.FENCED, True, elapsed_s, error)
+        return EndResult(EndOutcome.UNKNOWN, True, elapsed_s, error)
+
+    @property
+    def _client(self) -> Producer:
+        invariant(
+            self._producer is not None,
+            "INV-EPOCH-1: a spent producer is not used again",
+            transactional_id=self.transactional_id,
+        )
+        assert_producer = self._producer
+        return assert_producer  # pyright: ignore[reportReturnType]
+
+    def _first_delivery(
+        self, on_delivery: Callable[[KafkaError | None, Message], None] | None
+    ) -> Callable[[KafkaError | None, Message], None]:
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            # Also a failed delivery ends the waiting: the abort need not wait for it again.
+            self._acknowledged = True
+            if on_delivery is not None:
+                on_delivery(error, message)
+
+        return delivered
+
+    def _client_error(self, error: KafkaError) -> None:
+        self._disturbances += 1
+        if error.fatal():
+            self._fatal = error
+        if self._on_error is not None:
+            self._on_error(error)
+
+    def _underlying(self, error: KafkaError) -> KafkaError:
+        """The fatal error behind the bare ``_FATAL`` that every later call answers."""
+        if error.code() == KafkaError._FATAL and self._fatal is not None:  # noqa: SLF001
+            return self._fatal
+        return error
+
+    def _classified(self, exception: KafkaException, doing: str) -> OnceflowError:
+        return classify(self._underlying(exception.args[0]), doing)
+
+
+def fence(config: ClientConfig, transactional_id: str, timeout_s: float) -> None:
+    """End the rights of whoever used this id, and its open transaction. Blocks.
+
+    After it returns, no earlier producer of the id can commit, and committed offsets tell the
+    truth about it.
+
+    Raises:
+        Unreachable: no coordinator answered within the bound; the former owner may still write.
+    """
+    producer = TransactionalProducer(config, transactional_id)
+    try:
+        producer.init(timeout_s)
+    finally:
+        producer.destroy()
+
+
+def _made(settings: dict[str, Any]) -> Producer:
+    try:
+        return Producer(settings)
+    except KafkaException as error:
+        raise classify(error.args[0], "producer") from error
+
+
+def _full(queued: int) -> ProducerFull:
+    return ProducerFull(
+        f"the producer's queue is full ({queued} records wait); nothing is lost. Serve poll, wait"
+        " for deliveries, and produce again; if it lasts, check that the brokers answer"
+    )
