@@ -159,3 +159,14 @@ RESTART_WINDOW_S = 60.0
 
 WORKER_PROCESSES_MAX = 256
 """Workers of one supervisor. More than any machine has cores; a larger number is a typing error."""
+
+EVENT_TIME_MS_MAX = 1 << 53
+"""Timestamps beyond plus or minus 285,000 years are refused: no clock gives them, and sums of times
+with window sizes stay far from the end of 64 bits."""
+
+UNFOLDED_RECORDS_MAX = 65_536
+"""Records of one partition that a columnar aggregate collects before it folds them, some 32 bytes
+and a key each. Folding costs 0.2 ms per call, so less often is cheaper; this bounds the memory."""
+
+CACHED_WINDOW_ROWS_MAX = 250_000
+"""Committed window rows that a columnar aggregate remembers, some 200 bytes each: 50 MB."""

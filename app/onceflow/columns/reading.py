@@ -1,0 +1,173 @@
+"""Reads from a batch the columns that an aggregate needs, and checks every record of it.
+
+What it decides: which record is at fault. All that can be wrong with a record is found here, before
+any of its batch is folded: no JSON, a field that is missing, null or of another type, no key, a
+number or a timestamp out of bounds.
+
+Must never import Faust, Kafka or RocksDB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onceflow.columns.arrow import ArrowArray, pa, pc
+from onceflow.columns.jsonrows import JsonRows
+from onceflow.columns.rows import Kind
+from onceflow.columns.spec import RECORD_TIMESTAMP, AggregateSpec
+from onceflow.limits import EVENT_TIME_MS_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onceflow.columns.batch import RecordBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Columns of records of one kind.
+
+    Attributes:
+        timestamps_ms: int64.
+        keys: binary, without nulls.
+        values: int64 or float64; None if only records are counted.
+        magnitude: no integer value is larger than this.
+    """
+
+    timestamps_ms: ArrowArray
+    keys: ArrowArray
+    values: ArrowArray | None
+    magnitude: int = 0
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A batch as an aggregate sees it.
+
+    Attributes:
+        chunks: the records by kind; a batch of integers and floats has both.
+        latest_ms: highest timestamp of the batch.
+    """
+
+    chunks: dict[Kind, Chunk]
+    latest_ms: int
+
+
+class RecordReader:
+    """Reads batches for one aggregate."""
+
+    def __init__(self, spec: AggregateSpec) -> None:
+        self._key, self._value = spec.key, spec.value
+        self._timestamp = None if spec.timestamp == RECORD_TIMESTAMP else spec.timestamp
+        roles: dict[str, list[Any]] = {}
+        for name, accepted in (
+            (self._key, str | int),
+            (self._value, int | float),
+            (self._timestamp, int),
+        ):
+            if name is not None:
+                roles.setdefault(name, []).append(accepted)
+        # One field in two roles, such as the highest timestamp, can only be an integer.
+        self._rows = JsonRows(
+            {name: accepted[0] if len(accepted) == 1 else int for name, accepted in roles.items()}
+        )
+        self._reads_json = bool(roles)
+
+    def read(self, batch: RecordBatch) -> Reading:
+        """Read a batch that is not empty.
+
+        Raises:
+            ColumnDecodeError: names the record at fault.
+        """
+        documents = self._rows.decode(batch) if self._reads_json else []
+        timestamps_ms, latest_ms = self._timestamps(batch, documents)
+        keys = self._keys(batch, documents)
+        if self._value is None:
+            return Reading({Kind.INTEGER: Chunk(timestamps_ms, keys, None)}, latest_ms)
+        values = self._field(documents, self._value)
+        chunks: dict[Kind, Chunk] = {}
+        types = set(map(type, values))
+        if types == {float}:
+            chunks[Kind.FLOAT] = Chunk(timestamps_ms, keys, pa.array(values, pa.float64()))
+        elif types == {int}:
+            chunks[Kind.INTEGER] = self._integers(batch, values, timestamps_ms, keys)
+        else:
+            # The integers are checked among the others, so that an error names the right record.
+            whole = [value if type(value) is int else 0 for value in values]
+            integers = self._integers(batch, whole, timestamps_ms, keys)
+            mask = pa.array([type(value) is int for value in values])
+            chunks[Kind.INTEGER] = Chunk(
+                timestamps_ms.filter(mask),
+                keys.filter(mask),
+                pc.filter(integers.values, mask),
+                integers.magnitude,
+            )
+            rest = pc.invert(mask)
+            floats = [value for value in values if type(value) is float]
+            chunks[Kind.FLOAT] = Chunk(
+                timestamps_ms.filter(rest), keys.filter(rest), pa.array(floats, pa.float64())
+            )
+        return Reading(chunks, latest_ms)
+
+    def _field(self, documents: list[Any], name: str) -> list[Any]:
+        attribute = self._rows.attribute(name)
+        return [getattr(document, attribute) for document in documents]
+
+    def _keys(self, batch: RecordBatch, documents: list[Any]) -> ArrowArray:
+        """Give the group key of each record as its bytes."""
+        if self._key is None:
+            column = pa.array(batch.keys, pa.binary())
+            if column.null_count:
+                raise batch.blame(
+                    batch.keys.index(None), "key", "there is none, and records are grouped by it"
+                )
+            return column
+        keys = self._field(documents, self._key)
+        try:
+            return pa.array(keys, pa.binary())
+        except TypeError:
+            return pa.array([str(key) for key in keys], pa.binary())
+
+    def _timestamps(self, batch: RecordBatch, documents: list[Any]) -> tuple[ArrowArray, int]:
+        """Give the event time of each record, and the highest."""
+        if self._timestamp is None:
+            what, timestamps = "timestamp", batch.timestamps
+        else:
+            what = f"field {self._timestamp!r}"
+            timestamps = self._field(documents, self._timestamp)
+        column = _int64(batch, what, timestamps)
+        extent = pc.min_max(column)
+        latest_ms = extent["max"].as_py()
+        if max(-extent["min"].as_py(), latest_ms) > EVENT_TIME_MS_MAX:
+            index = next(i for i, at in enumerate(timestamps) if abs(at) > EVENT_TIME_MS_MAX)
+            raise batch.blame(
+                index, what, f"{timestamps[index]} is no time in milliseconds: out of bounds"
+            )
+        return column, latest_ms
+
+    def _integers(
+        self,
+        batch: RecordBatch,
+        values: list[int],
+        timestamps_ms: ArrowArray,
+        keys: ArrowArray,
+    ) -> Chunk:
+        column = _int64(batch, f"field {self._value!r}", values)
+        extent = pc.min_max(column)
+        magnitude = max(-extent["min"].as_py(), extent["max"].as_py())
+        return Chunk(timestamps_ms, keys, column, magnitude)
+
+
+def _int64(batch: RecordBatch, what: str, numbers: Sequence[int]) -> ArrowArray:
+    """Give a column of integers; blame the record whose integer does not fit 64 bits."""
+    try:
+        return pa.array(numbers, pa.int64())
+    except OverflowError:
+        for index, number in enumerate(numbers):
+            if not -(1 << 63) <= number < 1 << 63:
+                raise batch.blame(index, what, f"{number} does not fit 64 bits") from None
+        raise
