@@ -9,6 +9,7 @@ anything that acts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 class BeginTakeover:
     """Run a ``takeover.Takeover`` for these partitions, after a wait. Reports ``TakenOver``.
 
-    At most one runs. The waiting is for a claim that was refused: news of the group is coming.
+    At most one runs, each with an ``assignment`` of its own; its ``TakeoverFailed`` is reported as
+    ``Failed``. The waiting is for a claim that was refused: news of the group is coming.
     """
 
     assignment: int
@@ -123,14 +125,24 @@ class Apply:
     partitions: frozenset[Partition]
 
 
+class SendsFate(StrEnum):
+    """What becomes of sends without an input record that the dropped attempt contained."""
+
+    REPEAT = "repeat"
+    """They were not committed: the next attempt contains them."""
+    UNKNOWN = "unknown"
+    """Nobody can tell any more (outcome unknown, every partition lost): their futures fail."""
+
+
 @dataclass(frozen=True, slots=True)
 class DropAttempt:
     """Throw the attempt away: overlay, decoded caches, buffers; restart the actors as ``stamp``.
 
-    Work of any other stamp is refused from here on. Outbox sends stay for the next attempt.
+    Work of any other stamp is refused from here on.
     """
 
     stamp: Stamp
+    sends: SendsFate = SendsFate.REPEAT
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,10 +93,15 @@ class StopRequested:
 
 
 @dataclass(frozen=True, slots=True)
-class Unreachable:
-    """A broker did not answer an effect within its bound; nothing is known to be wrong."""
+class Failed:
+    """An effect cannot be performed within its bound, or must not: leave the process.
 
-    what: str
+    ``exit_code``: 3 if Kafka does not answer, 4 if data is at risk (``takeover.TakeoverFailed``), 1
+    for anything else, such as a full disk.
+    """
+
+    message: str
+    exit_code: int
 
 
 # Taking over.
@@ -252,7 +257,7 @@ EpochEvent = (
     | RevokeTimedOut
     | Lost
     | StopRequested
-    | Unreachable
+    | Failed
     | TakenOver
     | CommitDue
     | NoteAttempt

@@ -31,6 +31,10 @@ counts above this number are exact and blame one record.
 """
 
 
+NO_COMMIT_EPOCH: Final = CommitEpoch(0)
+"""Commit epochs count from 1."""
+
+
 class Handover(StrEnum):
     """Whether the owner named by a marker may still write."""
 
@@ -48,7 +52,7 @@ class Marker:
     """Who committed it."""
     commit_epoch: CommitEpoch
     """Which attempt of that incarnation; the same number on all its claimed partitions."""
-    with_participants: CommitEpoch = CommitEpoch(0)
+    with_participants: CommitEpoch = NO_COMMIT_EPOCH
     """k: the incarnation's last committed epoch that had participants; 0 for none."""
     released: Handover = Handover.HELD
     attempts: int = 0

@@ -1,0 +1,587 @@
+"""The life of a worker's commit epochs: one Kafka transaction after the other, never two at once.
+
+Decides when a transaction begins, what it commits, whether it is committed, aborted or resolved
+from markers, and when partitions may be claimed and handed over (DESIGN sections 4 and 5, without
+two-phase participants). Events in, effects out: no clock, thread or I/O may be imported here.
+
+Theory. An epoch is the work between two openings of the gate under one assignment. It ends either
+fully drained and committed, or aborted and replayed from the committed offsets; there is nothing
+in between, so nothing is ever committed below a gap. Everything that wants an epoch to end (time,
+a revoke, a new assignment, a stop, a record to isolate) leaves its wish in a field and closes the
+gate. When the epoch is over, ``_settle`` looks at all wishes in one fixed order: lost partitions
+are forgotten, leaving ones released, a stop obeyed, joining ones taken over, and only then the gate
+opens again. So no epoch spans a change of assignment (INV-EPOCH-4), whatever arrives when.
+
+A transaction whose end is unknown, or whose producer is spent, goes through RESOLVING: the producer
+is replaced (which fences the old one), then the markers are read, then the next one begins.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from onceflow.decisions import epoch_effects as fx
+from onceflow.decisions import epoch_events as ev
+from onceflow.decisions.epoch_positions import (
+    Claimed,
+    EpochKind,
+    PendingTransaction,
+    Verdict,
+    drained_positions,
+    judge,
+    release,
+    to_send,
+)
+from onceflow.decisions.epoch_states import (
+    BETWEEN,
+    BUSY,
+    IGNORED,
+    LIVE,
+    ON_THE_WAY,
+    OVER,
+    UNDECIDED,
+    EpochState,
+)
+from onceflow.decisions.epoch_wishes import Goodbye, Wishes
+from onceflow.errors import invariant
+from onceflow.ids import CommitEpoch, Incarnation, Partition, Stamp
+from onceflow.limits import REFUSED_BACKOFF_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from onceflow.decisions.epoch_effects import EpochEffect
+    from onceflow.decisions.epoch_events import EpochEvent
+    from onceflow.ids import Offset
+
+
+class _Question(Enum):
+    """What the markers are read for in RESOLVING."""
+
+    NONE = auto()
+    VERIFY = auto()
+    """The outcome is known, the producer is spent."""
+    OUTCOME = auto()
+    """The pending transaction's outcome is unknown."""
+
+
+class CommitEpochs:
+    """The commit epochs of one worker process, one after the other.
+
+    The engine gives every event to ``handle`` on one thread and performs the returned effects in
+    order. The first transactional producer is ready before the first event.
+    """
+
+    def __init__(self, own: Incarnation) -> None:
+        self._own: Final = own
+        self.state = EpochState.UNASSIGNED
+        """Advanced by the handlers of ``TRANSITIONS``."""
+        self.stamp = Stamp(0, 0)
+        """Of live work. The assignment grows with each change of partitions or membership, the
+        attempt with each abort. Invariant: never returns to an earlier value."""
+        self.commit_epoch = CommitEpoch(0)
+        """Number of the last begun transaction; grows by one at each begin. Invariant: never used
+        for two transactions (a begun one in which nothing happened is used on)."""
+        self._claimed: dict[Partition, Claimed] = {}
+        """Partitions ours by a committed claim, with their committed positions. Advanced by a
+        commit, shrunk by ``_forget``. Invariant (INV-EPOCH-2): offsets only grow."""
+        self._committed_epoch = CommitEpoch(0)
+        """Number in the markers of ``_claimed``; advanced with it."""
+        self._membership = 0
+        """Group metadata of the present assignment; adopted between epochs (INV-EPOCH-4)."""
+        self._begun = False
+        """Whether a transaction is open on the producer. Invariant: False while RESOLVING."""
+        self._begun_assignment = 0
+        """Assignment under which the open epoch works. Invariant at the commit: the present one."""
+        self._pending: PendingTransaction | None = None
+        """What the ending transaction commits; set at the drain, claim or release, cleared by its
+        outcome."""
+        self._noted: set[Partition] = set()
+        """Partitions whose marker is to count one single-record attempt; cleared at epoch's end."""
+        self._wishes: Final = Wishes()
+        """What was asked meanwhile; obeyed and cleared by ``_settle``."""
+        self._rewind = False
+        """An attempt was dropped: the consumer goes back before the gate opens."""
+        self._reopen_after_s = 0.0
+        """Wait before the next opening or takeover; set by failures, used up by ``_settle``."""
+        self._aborts_in_a_row = 0
+        """Without a commit in between; from the second on the worker waits before a replay."""
+        self._stop_message: str | None = None
+        """Why to leave once the abort is through (``on_error="stop"``)."""
+        self._question = _Question.NONE
+        """Advanced by outcomes; answered by ``MarkersRead``."""
+        self._asked: frozenset[Partition] | None = None
+        """Partitions whose markers are being read; None before the producer is replaced."""
+
+    @property
+    def committed_offsets(self) -> dict[Partition, Offset]:
+        """Committed offset of every claimed partition."""
+        return {partition: at.offset for partition, at in self._claimed.items()}
+
+    @property
+    def committed_attempts(self) -> dict[Partition, int]:
+        """``Marker.attempts`` of every claimed partition, for ``failures``."""
+        return {partition: at.attempts for partition, at in self._claimed.items()}
+
+    def handle(self, event: EpochEvent) -> list[EpochEffect]:
+        """Take what happened, return what to do, in order.
+
+        Raises:
+            InvariantViolation: a bug of onceflow: stop the worker.
+        """
+        if self._is_stale(event):
+            return []
+        key = (self.state, type(event))
+        if key in IGNORED:
+            return []
+        handler = self.TRANSITIONS.get(key)
+        invariant(
+            handler is not None,
+            "INV-EPOCH-6: only events that the state allows",
+            state=self.state,
+            event=event,
+        )
+        return [] if handler is None else handler(self, event)
+
+    def _is_stale(self, event: EpochEvent) -> bool:
+        """Whether an event reports about an older epoch, attempt or assignment."""
+        match event:
+            case ev.RecordFailed(stamp):
+                return stamp != self.stamp
+            case ev.TakenOver(assignment):
+                return assignment != self.stamp.assignment
+            case (
+                ev.Drained(commit_epoch)
+                | ev.DrainTimedOut(commit_epoch)
+                | ev.Sealed(commit_epoch)
+                | ev.SendFailed(commit_epoch)
+                | ev.OffsetsRefused(commit_epoch)
+                | ev.TransactionEnded(commit_epoch)
+                | ev.Applied(commit_epoch)
+                | ev.Aborted(commit_epoch)
+            ):
+                invariant(
+                    commit_epoch <= self.commit_epoch,
+                    "INV-EPOCH-6: nothing is reported of an epoch that was not begun",
+                    reported=commit_epoch,
+                    begun=self.commit_epoch,
+                )
+                return commit_epoch < self.commit_epoch
+            case _:
+                return False
+
+    # What the group and the process say.
+
+    def _assigned(self, event: ev.Assigned) -> list[EpochEffect]:
+        self._wishes.assigned(event.partitions, event.membership, self._claimed.keys())
+        return self._obey()
+
+    def _revoke_requested(self, event: ev.RevokeRequested) -> list[EpochEffect]:
+        self._wishes.revoked(event.partitions, self._on_the_way())
+        return self._obey()
+
+    def _stop_requested(self, event: ev.StopRequested) -> list[EpochEffect]:
+        _ = event
+        self._wishes.stopping = True
+        return self._obey()
+
+    def _obey(self) -> list[EpochEffect]:
+        """A wish was noted: obey at once, end the epoch for it, or leave it to ``_settle``."""
+        if self.state in BETWEEN:
+            return [*self._cancel_takeover(), *self._settle()]
+        return self._drain() if self.state is EpochState.OPEN else []
+
+    def _revoke_over(self, event: ev.RevokeRequested) -> list[EpochEffect]:
+        _ = event
+        return [fx.FinishRevoke()]
+
+    def _departure_timed_out_undecided(self, event: ev.RevokeTimedOut) -> list[EpochEffect]:
+        """Drained too slowly: abort; the partitions are handed over unreleased."""
+        _ = event
+        if self._wishes.leaving is None and not self._wishes.stopping:
+            return []
+        self._wishes.goodbye = Goodbye.GIVEN_UP
+        return self._abort()
+
+    def _departure_timed_out(self, event: ev.RevokeTimedOut) -> list[EpochEffect]:
+        """What is on the way cannot be called back; do not let the group wait for it."""
+        _ = event
+        effects: list[EpochEffect] = []
+        if self._wishes.leaving is not None:
+            self._lose(self._wishes.leaving)
+            self._wishes.leaving = None
+            effects.append(fx.FinishRevoke())
+        if self._wishes.stopping:
+            self.state = EpochState.STOPPED
+            effects.append(fx.Stop())
+        return effects
+
+    def _lost_between(self, event: ev.Lost) -> list[EpochEffect]:
+        known = event.partitions & (self._wishes.joining | self._claimed.keys())
+        self._lose(event.partitions)
+        return [*self._cancel_takeover(), *self._settle()] if known else []
+
+    def _lost_undecided(self, event: ev.Lost) -> list[EpochEffect]:
+        self._lose(event.partitions)
+        return self._abort() if self._wishes.lost else []
+
+    def _lost_busy(self, event: ev.Lost) -> list[EpochEffect]:
+        self._lose(event.partitions)
+        return []
+
+    def _lose(self, partitions: frozenset[Partition]) -> None:
+        self._wishes.lose(partitions, self._claimed.keys() | self._on_the_way())
+
+    def _failed(self, event: ev.Failed) -> list[EpochEffect]:
+        return self._fail(event.message, exit_code=event.exit_code)
+
+    def _cancel_takeover(self) -> list[EpochEffect]:
+        return [fx.CancelTakeover()] if self.state is EpochState.TAKING_OVER else []
+
+    def _on_the_way(self) -> frozenset[Partition]:
+        """Partitions of the transaction that is being decided."""
+        return frozenset(self._pending.positions) if self._pending is not None else frozenset()
+
+    # Between two epochs.
+
+    def _settle(self) -> list[EpochEffect]:
+        """No epoch is open: obey what was asked meanwhile, in the one order that is safe."""
+        invariant(self._pending is None, "INV-EPOCH-4: assignments change between epochs only")
+        if self._stop_message is not None:
+            return self._fail(self._stop_message, exit_code=1)
+        wishes = self._wishes
+        effects = self._forget(wishes.lost)
+        wishes.lost.clear()
+        if wishes.unreleased(self._claimed):
+            positions = release(self._claimed, wishes.departing(self._claimed.keys()))
+            return [*effects, *self._begin(), *self._decide(EpochKind.RELEASE, positions)]
+        if wishes.leaving is not None:
+            wishes.joining -= wishes.leaving
+            effects += [*self._forget(wishes.leaving), fx.FinishRevoke()]
+            wishes.leaving = None
+        if wishes.stopping:
+            effects += [*self._forget(set(self._claimed)), fx.Stop()]
+            self.state = EpochState.STOPPED
+            return effects
+        wishes.goodbye = Goodbye.POSSIBLE
+        return [*effects, *self._go_on()]
+
+    def _forget(self, partitions: set[Partition] | frozenset[Partition]) -> list[EpochEffect]:
+        gone = frozenset(partitions & self._claimed.keys())
+        if not gone:
+            return []
+        for partition in gone:
+            del self._claimed[partition]
+        self.stamp = Stamp(self.stamp.assignment + 1, 0)
+        return [fx.ForgetPartitions(gone, self.stamp)]
+
+    def _go_on(self) -> list[EpochEffect]:
+        after_s, self._reopen_after_s = self._reopen_after_s, 0.0
+        if self._wishes.membership is not None:
+            self._membership, self._wishes.membership = self._wishes.membership, None
+            self.stamp = Stamp(self.stamp.assignment + 1, 0)
+        effects: list[EpochEffect] = []
+        if self._rewind and self._claimed:
+            effects.append(fx.Rewind(self.committed_offsets))
+        self._rewind = False
+        if self._wishes.joining:
+            self.state = EpochState.TAKING_OVER
+            self.stamp = Stamp(self.stamp.assignment + 1, 0)
+            joining = frozenset(self._wishes.joining)
+            effects.append(fx.BeginTakeover(self.stamp.assignment, joining, after_s))
+        elif self._claimed:
+            effects += [*self._begin(), fx.OpenGate(self.stamp, after_s)]
+            self.state = EpochState.OPEN
+        else:
+            self.state = EpochState.UNASSIGNED
+        return effects
+
+    def _begin(self) -> list[EpochEffect]:
+        """Begin a transaction, or use on a begun one in which nothing happened."""
+        invariant(
+            self._question is _Question.NONE,
+            "INV-EPOCH-7: after a spent producer the markers are read before the next begin",
+            question=self._question,
+        )
+        self._begun_assignment = self.stamp.assignment
+        if self._begun:
+            return []
+        self._begun = True
+        self.commit_epoch = CommitEpoch(self.commit_epoch + 1)
+        return [fx.BeginTransaction(self.commit_epoch)]
+
+    def _taken_over(self, event: ev.TakenOver) -> list[EpochEffect]:
+        invariant(
+            set(event.starts) == self._wishes.joining,
+            "INV-EPOCH-5: exactly the joining partitions are claimed",
+            joining=self._wishes.joining,
+            starts=event.starts,
+        )
+        claims = {
+            partition: Claimed(start.offset, start.attempts)
+            for partition, start in event.starts.items()
+        }
+        return [*self._begin(), *self._decide(EpochKind.CLAIM, {**self._claimed, **claims})]
+
+    # The end of an epoch.
+
+    def _commit_due(self, event: ev.CommitDue) -> list[EpochEffect]:
+        _ = event
+        return self._drain()
+
+    def _note_attempt(self, event: ev.NoteAttempt) -> list[EpochEffect]:
+        invariant(
+            event.partition in self._claimed,
+            "INV-EPOCH-5: attempts are noted on claimed partitions",
+            partition=event.partition,
+        )
+        self._noted.add(event.partition)
+        return self._drain()
+
+    def _drain(self) -> list[EpochEffect]:
+        self.state = EpochState.DRAINING
+        return [fx.CloseGate()]
+
+    def _drained(self, event: ev.Drained) -> list[EpochEffect]:
+        positions = drained_positions(self._claimed, event.offsets, self._noted)
+        if positions == self._claimed and not event.has_effects:
+            # An empty transaction would cost a commit and say nothing; the begun one is used on.
+            return self._settle()
+        self._noted.clear()
+        self._pending = PendingTransaction(EpochKind.RECORDS, self.commit_epoch, positions)
+        self.state = EpochState.SEALING
+        return [fx.Seal(self.commit_epoch)]
+
+    def _sealed(self, event: ev.Sealed) -> list[EpochEffect]:
+        _ = event
+        invariant(self._pending is not None, "INV-EPOCH-1: only a drained epoch is sealed")
+        if self._pending is None:
+            return []
+        positions = release(self._pending.positions, self._wishes.departing(self._claimed.keys()))
+        return [fx.Flush(), *self._decide(EpochKind.RECORDS, positions)]
+
+    def _decide(self, kind: EpochKind, positions: Mapping[Partition, Claimed]) -> list[EpochEffect]:
+        invariant(
+            self._begun
+            and self._begun_assignment == self.stamp.assignment
+            and not self._wishes.lost,
+            "INV-EPOCH-4: an epoch commits under the assignment that it began under",
+            begun=self._begun_assignment,
+            present=self.stamp.assignment,
+            lost=self._wishes.lost,
+        )
+        invariant(
+            positions.keys() >= self._claimed.keys(),
+            "INV-EPOCH-5: every claimed partition is in every transaction",
+            claimed=set(self._claimed),
+            positions=positions,
+        )
+        self._pending = PendingTransaction(kind, self.commit_epoch, positions)
+        self.state = EpochState.CLAIMING if kind is EpochKind.CLAIM else EpochState.DECIDING
+        return [
+            fx.SendOffsets(self._membership, to_send(self._pending, self._own)),
+            fx.CommitTransaction(self.commit_epoch),
+        ]
+
+    def _transaction_ended(self, event: ev.TransactionEnded) -> list[EpochEffect]:
+        match event.outcome:
+            case ev.Outcome.COMMITTED:
+                if event.spent:
+                    self._question = _Question.VERIFY
+                return self._committed()
+            case ev.Outcome.NOT_COMMITTED:
+                return self._abort_unasked()
+            case ev.Outcome.UNKNOWN:
+                self._question = _Question.OUTCOME
+                return self._resolve()
+
+    def _committed(self) -> list[EpochEffect]:
+        """The pending transaction is committed: adopt its positions."""
+        pending, self._pending = self._pending, None
+        invariant(pending is not None, "INV-EPOCH-1: only a pending transaction is committed")
+        if pending is None:
+            return []
+        joined = pending.positions.keys() - self._claimed.keys()
+        self._claimed = dict(pending.positions)
+        self._committed_epoch = pending.commit_epoch
+        self._begun = False
+        self._aborts_in_a_row = 0
+        if pending.kind is EpochKind.RECORDS:
+            self.state = EpochState.APPLYING
+            held = frozenset(self._claimed.keys() - self._wishes.lost)
+            return [fx.Apply(pending.commit_epoch, held)]
+        effects: list[EpochEffect] = []
+        if pending.kind is EpochKind.CLAIM:
+            # Who was lost while the claim was on its way is forgotten at once, and joins again if
+            # the group gave it back in between.
+            held = joined - self._wishes.lost
+            self._wishes.joining -= held
+            starts = {partition: self._claimed[partition].offset for partition in held}
+            effects += [fx.Rewind(starts)] if starts else []
+        return [*effects, *self._after_outcome()]
+
+    def _applied(self, event: ev.Applied) -> list[EpochEffect]:
+        _ = event
+        return self._after_outcome()
+
+    def _after_outcome(self) -> list[EpochEffect]:
+        return self._settle() if self._question is _Question.NONE else self._resolve()
+
+    # Aborting.
+
+    def _record_failed(self, event: ev.RecordFailed) -> list[EpochEffect]:
+        self._reopen_after_s = event.reopen_after_s
+        self._stop_message = event.stop_message
+        return self._abort()
+
+    def _drain_timed_out(self, event: ev.DrainTimedOut) -> list[EpochEffect]:
+        _ = event
+        return self._abort_unasked()
+
+    def _offsets_refused(self, event: ev.OffsetsRefused) -> list[EpochEffect]:
+        _ = event
+        self._reopen_after_s = REFUSED_BACKOFF_S
+        return self._abort()
+
+    def _send_failed(self, event: ev.SendFailed) -> list[EpochEffect]:
+        if event.kind is ev.SendFailure.ABORTABLE:
+            return self._abort_unasked()
+        effects = self._drop()
+        self._question = _Question.VERIFY
+        return [*effects, *self._resolve()]
+
+    def _send_failed_between(self, event: ev.SendFailed) -> list[EpochEffect]:
+        """No record is in the transaction, but its producer is of no use."""
+        _ = event
+        self._question = _Question.VERIFY
+        return [*self._cancel_takeover(), *self._resolve()]
+
+    def _send_failed_applying(self, event: ev.SendFailed) -> list[EpochEffect]:
+        _ = event
+        self._question = _Question.VERIFY
+        return []
+
+    def _abort_unasked(self) -> list[EpochEffect]:
+        """Abort for a reason that may come again at once."""
+        if self._aborts_in_a_row:
+            self._reopen_after_s = REFUSED_BACKOFF_S
+        return self._abort()
+
+    def _abort(self) -> list[EpochEffect]:
+        effects = self._drop()
+        self.state = EpochState.ABORTING
+        return [*effects, fx.AbortTransaction(self.commit_epoch)]
+
+    def _drop(self) -> list[EpochEffect]:
+        """Give the attempt up, whatever becomes of its transaction on the producer."""
+        kind = EpochKind.RECORDS if self._pending is None else self._pending.kind
+        self._pending = None
+        self._noted.clear()
+        self._aborts_in_a_row += 1
+        if kind is EpochKind.RELEASE:
+            self._wishes.goodbye = Goodbye.GIVEN_UP
+        if kind is not EpochKind.RECORDS:
+            return []
+        self._rewind = True
+        self.stamp = Stamp(self.stamp.assignment, self.stamp.attempt + 1)
+        close = [fx.CloseGate()] if self.state is EpochState.OPEN else []
+        return [*close, fx.DropAttempt(self.stamp)]
+
+    def _aborted(self, event: ev.Aborted) -> list[EpochEffect]:
+        self._begun = False
+        if event.spent:
+            self._question = _Question.VERIFY
+        return self._after_outcome()
+
+    # A spent producer, an unknown outcome.
+
+    def _resolve(self) -> list[EpochEffect]:
+        self._begun = False
+        self.state = EpochState.RESOLVING
+        return [fx.ReplaceProducer()]
+
+    def _producer_ready(self, event: ev.ProducerReady) -> list[EpochEffect]:
+        _ = event
+        asked = frozenset((self._claimed.keys() | self._on_the_way()) - self._wishes.lost)
+        if not asked:
+            return self._nobody_to_ask()
+        self._asked = asked
+        return [fx.ReadMarkers(asked)]
+
+    def _nobody_to_ask(self) -> list[EpochEffect]:
+        """Nothing is ours any more: what markers say is their next owner's business."""
+        unknown = self._question is _Question.OUTCOME
+        self._question = _Question.NONE
+        fate = fx.SendsFate.UNKNOWN if unknown else fx.SendsFate.REPEAT
+        effects = self._drop() if self._pending is not None else []
+        dropped: list[EpochEffect] = [
+            fx.DropAttempt(effect.stamp, fate) if isinstance(effect, fx.DropAttempt) else effect
+            for effect in effects
+        ]
+        return [*dropped, *self._settle()]
+
+    def _markers_read(self, event: ev.MarkersRead) -> list[EpochEffect]:
+        invariant(
+            self._asked == frozenset(event.markers),
+            "INV-EPOCH-7: markers are read after the fence, of the partitions asked for",
+            asked=self._asked,
+            read=set(event.markers),
+        )
+        self._asked = None
+        ours = {
+            partition: found
+            for partition, found in event.markers.items()
+            if partition not in self._wishes.lost
+        }
+        if not ours:
+            return self._nobody_to_ask()
+        question, self._question = self._question, _Question.NONE
+        proof = judge(ours, self._pending, self._claimed, (self._own, self._committed_epoch))
+        match proof.verdict:
+            case Verdict.COMMITTED:
+                return self._committed()
+            case Verdict.NOT_COMMITTED:
+                effects = self._drop() if question is _Question.OUTCOME else []
+                return [*effects, *self._settle()]
+            case Verdict.FENCED | Verdict.FOREIGN_CHANGE:
+                return self._fail(proof.explain(), exit_code=4)
+
+    def _fail(self, message: str, *, exit_code: int) -> list[EpochEffect]:
+        self.state = EpochState.FAILED
+        waiting = [fx.FinishRevoke()] if self._wishes.leaving is not None else []
+        self._wishes.leaving = None
+        return [fx.Fail(message, exit_code), *waiting]
+
+    _ROWS = (
+        (LIVE, ev.Assigned, _assigned),
+        (LIVE, ev.RevokeRequested, _revoke_requested),
+        (OVER, ev.RevokeRequested, _revoke_over),
+        (UNDECIDED, ev.RevokeTimedOut, _departure_timed_out_undecided),
+        (BUSY, ev.RevokeTimedOut, _departure_timed_out),
+        (BETWEEN, ev.Lost, _lost_between),
+        ((EpochState.OPEN, *UNDECIDED), ev.Lost, _lost_undecided),
+        (BUSY, ev.Lost, _lost_busy),
+        (LIVE, ev.StopRequested, _stop_requested),
+        (LIVE, ev.Failed, _failed),
+        ((EpochState.TAKING_OVER,), ev.TakenOver, _taken_over),
+        ((EpochState.OPEN,), ev.CommitDue, _commit_due),
+        ((EpochState.OPEN,), ev.NoteAttempt, _note_attempt),
+        ((EpochState.DRAINING,), ev.Drained, _drained),
+        ((EpochState.DRAINING,), ev.DrainTimedOut, _drain_timed_out),
+        ((EpochState.OPEN, *UNDECIDED), ev.RecordFailed, _record_failed),
+        ((EpochState.SEALING,), ev.Sealed, _sealed),
+        (BETWEEN, ev.SendFailed, _send_failed_between),
+        ((EpochState.OPEN, *UNDECIDED, *ON_THE_WAY), ev.SendFailed, _send_failed),
+        ((EpochState.APPLYING,), ev.SendFailed, _send_failed_applying),
+        (ON_THE_WAY, ev.OffsetsRefused, _offsets_refused),
+        (ON_THE_WAY, ev.TransactionEnded, _transaction_ended),
+        ((EpochState.APPLYING,), ev.Applied, _applied),
+        ((EpochState.ABORTING,), ev.Aborted, _aborted),
+        ((EpochState.RESOLVING,), ev.ProducerReady, _producer_ready),
+        ((EpochState.RESOLVING,), ev.MarkersRead, _markers_read),
+    )
+    TRANSITIONS: ClassVar[
+        Mapping[tuple[EpochState, type[EpochEvent]], Callable[..., list[EpochEffect]]]
+    ] = {(state, event): handler for states, event, handler in _ROWS for state in states}
+    """Every step that does something."""
