@@ -21,7 +21,13 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
+from confluent_kafka.admin import (
+    AdminClient,
+    ConfigResource,  # pyright: ignore[reportPrivateImportUsage] - documented, but not listed
+    NewTopic,  # pyright: ignore[reportPrivateImportUsage]
+    OffsetSpec,  # pyright: ignore[reportPrivateImportUsage]
+    ResourceType,  # pyright: ignore[reportPrivateImportUsage]
+)
 
 from onceflow import limits
 from onceflow.errors import TopologyError, Unreachable
@@ -35,6 +41,9 @@ if TYPE_CHECKING:
     from onceflow.kafka.configuration import ClientConfig
 
 T = TypeVar("T")
+
+EARLIEST = cast("OffsetSpec", OffsetSpec.earliest())
+LATEST = cast("OffsetSpec", OffsetSpec.latest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,8 @@ class Admin:
     def __init__(self, config: ClientConfig) -> None:
         self._config = config
         try:
-            self._client = AdminClient(admin_config(config))
+            # Its futures carry no types.
+            self._client: Any = AdminClient(admin_config(config))
         except KafkaException as error:
             raise classify(error.args[0], "administration") from error
         self._executor = concurrent.futures.ThreadPoolExecutor(
@@ -101,7 +111,7 @@ class Admin:
         found: dict[str, TopicDescription] = {}
         for name, future in asked.items():
             try:
-                topic = cast("Any", future.result(timeout_s))
+                topic = future.result(timeout_s)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise
@@ -238,14 +248,14 @@ class Admin:
         self, partitions: Iterable[Partition], timeout_s: float = limits.ADMIN_S_MAX
     ) -> dict[Partition, int]:
         """Log start offsets."""
-        spec = OffsetSpec.earliest()
+        spec = EARLIEST
         return await self._offsets(dict.fromkeys(partitions, spec), timeout_s)
 
     async def end_offsets(
         self, partitions: Iterable[Partition], timeout_s: float = limits.ADMIN_S_MAX
     ) -> dict[Partition, int]:
         """High watermarks, open transactions included (as a read_uncommitted client sees them)."""
-        spec = OffsetSpec.latest()
+        spec = LATEST
         return await self._offsets(dict.fromkeys(partitions, spec), timeout_s)
 
     async def offsets_for_times(
@@ -276,7 +286,7 @@ class Admin:
 
 
 def list_offsets(
-    client: AdminClient, specs: Mapping[Partition, OffsetSpec], timeout_s: float
+    client: Any, specs: Mapping[Partition, OffsetSpec], timeout_s: float
 ) -> dict[Partition, int]:
     """Ask for offsets of the log, read_uncommitted. Blocks.
 

@@ -14,12 +14,12 @@ import concurrent.futures
 from typing import TYPE_CHECKING, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient
 
 from onceflow import limits
 from onceflow.errors import DataAtRisk, Unreachable
 from onceflow.ids import Partition
-from onceflow.kafka.admin import list_offsets
+from onceflow.kafka.admin import EARLIEST, LATEST, list_offsets
 from onceflow.kafka.columns import runs_of, split
 from onceflow.kafka.configuration import admin_config, reader_config
 from onceflow.kafka.errors import classify
@@ -94,10 +94,8 @@ class ChangelogReader:
         """Take the high watermarks; returns the log start offsets."""
         try:
             admin = AdminClient(admin_config(config))
-            low = list_offsets(admin, {p: OffsetSpec.earliest() for p in positions}, timeout_s)
-            self.high_watermarks = list_offsets(
-                admin, {p: OffsetSpec.latest() for p in positions}, timeout_s
-            )
+            low = list_offsets(admin, dict.fromkeys(positions, EARLIEST), timeout_s)
+            self.high_watermarks = list_offsets(admin, dict.fromkeys(positions, LATEST), timeout_s)
         except KafkaException as error:
             raise classify(error.args[0], "changelog watermarks") from error
         except concurrent.futures.TimeoutError as error:

@@ -110,6 +110,21 @@ _PRODUCER_ONLY = frozenset(
 )
 
 
+_READING: Settings = {
+    # The default of 1,000 stops a partition's fetches for a second whenever the local queue is
+    # full; four partitions then end at some 267,000 records/s whatever the CPU does.
+    "fetch.queue.backoff.ms": 5,
+    "queued.min.messages": 200_000,
+    "queued.max.messages.kbytes": 65_536,
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "error",
+    "isolation.level": "read_committed",
+    "allow.auto.create.topics": False,
+}
+"""What every consumer needs, for exactness and for speed."""
+
+
 @dataclass(frozen=True)
 class ClientConfig:
     """Where Kafka is and how to reach it: the part of the settings that all clients share.
@@ -190,7 +205,7 @@ def consumer_config(
     settings: Settings = {
         "fetch.wait.max.ms": 10,
         "max.poll.interval.ms": 300_000,
-        **_reading(config),
+        **_READING,
         **_shared(config, hooks, _PRODUCER_ONLY),
         "group.id": group,
         "group.protocol": protocol.value,
@@ -213,7 +228,7 @@ def reader_config(config: ClientConfig, *, hooks: Hooks = NO_HOOKS) -> Settings:
     """Settings of a read_committed consumer that assigns itself: changelogs, reply topics."""
     return {
         "fetch.wait.max.ms": 20,
-        **_reading(config),
+        **_READING,
         **_shared(config, hooks, _PRODUCER_ONLY),
         # Never joined and never committed to; librdkafka wants a name.
         "group.id": f"{config.client_id}-reader",
@@ -266,19 +281,3 @@ def _shared(config: ClientConfig, hooks: Hooks, without: frozenset[str]) -> Sett
         settings["stats_cb"] = hooks.on_statistics
         settings["statistics.interval.ms"] = hooks.statistics_interval_ms
     return settings
-
-
-def _reading(config: ClientConfig) -> Settings:
-    """What every consumer needs, for exactness first and then for speed."""
-    return {
-        # The default of 1,000 stops a partition's fetches for a second whenever the local queue
-        # is full; four partitions then end at some 267,000 records/s whatever the CPU does.
-        "fetch.queue.backoff.ms": 5,
-        "queued.min.messages": 200_000,
-        "queued.max.messages.kbytes": 65_536,
-        "enable.auto.commit": False,
-        "enable.auto.offset.store": False,
-        "auto.offset.reset": "error",
-        "isolation.level": "read_committed",
-        "allow.auto.create.topics": False,
-    }

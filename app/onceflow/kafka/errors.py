@@ -23,7 +23,7 @@ from onceflow.errors import (
 )
 
 
-class ProducerFull(OnceflowError):
+class ProducerFull(OnceflowError):  # noqa: N818 - it says what to do, not that something broke
     """The producer's local queue is full. Reaction: serve ``poll``, wait, produce again."""
 
 

@@ -46,7 +46,7 @@ class Committed(NamedTuple):
     metadata: str
 
 
-class Pending(OnceflowError):
+class Pending(OnceflowError):  # noqa: N818 - named as the protocol names the state
     """A transaction with offsets of these partitions is open. Reaction: fence its owner, or wait.
 
     Attributes:
@@ -68,7 +68,8 @@ class CommittedOffsets:
     def __init__(self, config: ClientConfig) -> None:
         self._config = config
         try:
-            self._client = AdminClient(admin_config(config))
+            # Its futures carry no types.
+            self._client: Any = AdminClient(admin_config(config))
         except KafkaException as error:
             raise classify(error.args[0], "administration") from error
 
@@ -125,7 +126,7 @@ class CommittedOffsets:
             request_timeout=timeout_s,
         )
         try:
-            answer = cast("Any", asked[group].result(timeout_s + 1.0))
+            answer = asked[group].result(timeout_s + 1.0)
         except concurrent.futures.TimeoutError as error:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from error  # noqa: SLF001
         found: dict[Partition, Committed] = {}

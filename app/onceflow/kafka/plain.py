@@ -7,9 +7,8 @@ whatever recorded it sends again.
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from confluent_kafka import KafkaException, Producer
 
@@ -18,7 +17,10 @@ from onceflow.kafka.configuration import NO_HOOKS, producer_config
 from onceflow.kafka.errors import ProducerFull, classify
 
 if TYPE_CHECKING:
+    import asyncio
+
     from confluent_kafka import KafkaError, Message
+    from confluent_kafka._types import HeadersType
 
     from onceflow.kafka.configuration import ClientConfig, Hooks
     from onceflow.kafka.records import Headers
@@ -54,7 +56,7 @@ class PlainProducer:
         """Records and requests that wait for the brokers."""
         return len(self._producer)
 
-    def produce(
+    def send(
         self,
         topic: str,
         value: bytes | None,
@@ -81,7 +83,7 @@ class PlainProducer:
                 key,
                 -1 if partition is None else partition,
                 timestamp=timestamp_ms or 0,
-                headers=headers,
+                headers=cast("HeadersType | None", headers),
                 on_delivery=delivered,
             )
         except BufferError as error:

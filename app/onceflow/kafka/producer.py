@@ -18,23 +18,37 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from onceflow import limits
-from onceflow.errors import Fenced, OnceflowError, Unreachable, invariant
+from onceflow.errors import Fenced, InvariantViolation, OnceflowError, Unreachable, invariant
 from onceflow.kafka.configuration import NO_HOOKS, Hooks, producer_config
 from onceflow.kafka.errors import ProducerFull, classify, kind_of
+from onceflow.kafka.plain import Delivery, PlainProducer
+from onceflow.kafka.threads import TransactionThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from confluent_kafka import Message
+    from confluent_kafka._types import HeadersType
 
     from onceflow.ids import Partition
     from onceflow.kafka.configuration import ClientConfig
     from onceflow.kafka.records import Headers
+
+__all__ = [
+    "Delivery",
+    "EndOutcome",
+    "EndResult",
+    "PlainProducer",
+    "ProducerFull",
+    "TransactionThread",
+    "TransactionalProducer",
+    "fence",
+]
 
 _QUEUE_FULL = KafkaError._QUEUE_FULL  # noqa: SLF001 - librdkafka's own codes begin so
 
@@ -150,7 +164,7 @@ class TransactionalProducer:
                 key,
                 -1 if partition is None else partition,
                 timestamp=timestamp_ms or 0,
-                headers=headers,
+                headers=cast("HeadersType | None", headers),
                 on_delivery=on_delivery,
             )
         except BufferError as error:
@@ -211,9 +225,12 @@ class TransactionalProducer:
         )
         return index
 
-    def poll(self) -> int:
-        """Serve delivery reports, errors and statistics without waiting; often, and cheap."""
-        return self._client.poll(0)
+    def poll(self, timeout_s: float = 0.0) -> int:
+        """Serve delivery reports, errors and statistics; often, it is cheap.
+
+        A timeout blocks the event loop, and is for making room in a full queue.
+        """
+        return self._client.poll(timeout_s)
 
     # Transaction thread.
 
@@ -343,13 +360,11 @@ class TransactionalProducer:
 
     @property
     def _client(self) -> Producer:
-        invariant(
-            self._producer is not None,
-            "INV-EPOCH-1: a spent producer is not used again",
-            transactional_id=self.transactional_id,
-        )
-        assert_producer = self._producer
-        return assert_producer  # pyright: ignore[reportReturnType]
+        if self._producer is None:
+            raise InvariantViolation(
+                f"INV-EPOCH-1: a spent producer is not used again ({self.transactional_id})"
+            )
+        return self._producer
 
     def _first_delivery(
         self, on_delivery: Callable[[KafkaError | None, Message], None] | None

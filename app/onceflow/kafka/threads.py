@@ -70,8 +70,9 @@ class TransactionThread:
     def _stuck(self, name: str, timeout_s: float) -> OutcomeUnknown:
         return OutcomeUnknown(
             f"{name}: {self._stuck_in} did not come back in its time ({timeout_s} s are allowed"
-            " here); whether it took effect is not known. This worker must end; the next incarnation fences it and"
-            " reads the marker, so that nothing is lost or doubled. Check that the brokers answer"
+            " here); whether it took effect is not known. This worker must end; the next"
+            " incarnation fences it and reads the marker, so that nothing is lost or doubled."
+            " Check that the brokers answer"
         )
 
     def _main(self) -> None:
