@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 from errno import EADDRINUSE
@@ -50,6 +51,12 @@ DEFAULT_PORT = 9464
 """The port that Prometheus' registry gives to exporters of OpenTelemetry; few others use it."""
 
 _PORT_MAX = 65_535
+
+_ACCEPT_PASSES = 3
+"""Passes of the event loop from accepting a connection until it is known and can be closed.
+
+A server that is closed in between leaves the connection's socket open (CPython 3.11).
+"""
 
 _INDEX = """onceflow worker
 
@@ -118,14 +125,12 @@ class HttpServer:
         self._health = health
         self._runner = self._make_runner()
         self._serving: _Serving | None = None
-        self._socket: socket.socket | None = None
+        self._port = address.port
 
     @property
     def port(self) -> int:
         """Port listened on; the configured one before the start."""
-        if self._socket is None:
-            return self._address.port
-        return int(self._socket.getsockname()[1])
+        return self._port
 
     @property
     def url(self) -> str:
@@ -140,11 +145,12 @@ class HttpServer:
             ConfigError: the explicit address is taken, no port near the default one is free, or
                 the host is not ours. Reaction: the user changes the address; exit 2.
         """
-        self._socket = _listen(self._address)
+        listening = _listen(self._address)
+        self._port = int(listening.getsockname()[1])
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="onceflow-http", daemon=True)
         thread.start()
-        opening = asyncio.run_coroutine_threadsafe(self._open(self._socket), loop)
+        opening = asyncio.run_coroutine_threadsafe(self._open(listening), loop)
         self._serving = _Serving(loop, thread, opening.result(HTTP_START_S_MAX))
         if self._address.port not in (0, self.port):
             log.warning(LogEvent.HTTP_PORT_TAKEN, taken=self._address.port, used=self.port)
@@ -160,7 +166,7 @@ class HttpServer:
         loop.call_soon_threadsafe(loop.stop)
         serving.thread.join(HTTP_START_S_MAX)
         loop.close()
-        log.debug(LogEvent.HTTP_STOPPED, port=self._address.port)
+        log.debug(LogEvent.HTTP_STOPPED, port=self._port)
 
     def __enter__(self) -> Self:
         self.start()
@@ -196,8 +202,13 @@ class HttpServer:
         return await loop.create_server(_bounded(self._runner), sock=listening)
 
     async def _close(self, serving: _Serving) -> None:
+        for listening in serving.server.sockets:
+            serving.loop.remove_reader(listening.fileno())
+        for _ in range(_ACCEPT_PASSES):
+            await asyncio.sleep(0)
         serving.server.close()
         await self._runner.cleanup()
+        await asyncio.sleep(0)
 
     async def _index(self, _: web.Request) -> web.Response:
         return web.Response(text=_INDEX)
@@ -214,7 +225,7 @@ class HttpServer:
         return _answer(self._health.ready())
 
 
-class _Refusing(asyncio.Protocol):
+class _Refusing(asyncio.BaseProtocol):
     """Answers a connection beyond the bound with 503 and closes it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -224,13 +235,21 @@ class _Refusing(asyncio.Protocol):
 
 
 def _bounded(runner: web.AppRunner) -> Callable[[], asyncio.BaseProtocol]:
-    """Make connections as aiohttp does, as long as there are few enough of them."""
+    """Make connections as aiohttp does, as long as there are few enough of them.
+
+    asyncio accepts many connections in one pass and tells aiohttp of each only in the next one, so
+    those made in this pass are counted here until their turn has come.
+    """
     server = runner.server
-    if server is None:
-        raise RuntimeError("the status server was not set up before it listens")
+    loop = asyncio.get_running_loop()
+    unannounced: deque[None] = deque()
 
     def accept() -> asyncio.BaseProtocol:
-        return server() if len(server.connections) < HTTP_CONNECTIONS_MAX else _Refusing()
+        if server is None or len(server.connections) + len(unannounced) >= HTTP_CONNECTIONS_MAX:
+            return _Refusing()
+        unannounced.append(None)
+        loop.call_soon(unannounced.popleft)
+        return server()
 
     return accept
 

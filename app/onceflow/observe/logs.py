@@ -76,7 +76,8 @@ def librdkafka_logger() -> logging.Logger:
 
 def bind_process(*, worker_id: str, incarnation: str) -> None:
     """Put the worker's id and incarnation on every line of the process, from any thread."""
-    _process_keys.update(worker_id=worker_id, incarnation=incarnation)
+    _process_keys["worker_id"] = worker_id
+    _process_keys["incarnation"] = incarnation
 
 
 @contextmanager
@@ -131,7 +132,7 @@ def logging_config(
                 "foreign_pre_chain": [*_shared(), _library_line],
                 "processors": [
                     ProcessorFormatter.remove_processors_meta,
-                    _flatten_exception,
+                    structlog.processors.format_exc_info,
                     _redact,
                     *render,
                 ],
@@ -171,11 +172,6 @@ def _library_line(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
     line["message"] = line["event"]
     line["event"] = LogEvent.LIBRARY_LOG.value
     return line
-
-
-def _flatten_exception(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
-    """Turn an exception into text before secrets are looked for."""
-    return structlog.processors.format_exc_info(logger, method, line)
 
 
 def _redact(_: WrappedLogger, __: str, line: EventDict) -> EventDict:

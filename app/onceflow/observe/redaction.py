@@ -23,7 +23,7 @@ _URL_CREDENTIALS = re.compile(r"(\w[\w+.-]{0,32}://[^\s/?#:@]*):[^\s/?#]*@")
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END[^\n]*|\Z)", re.DOTALL)
 # Bounded repetitions, because texts may quote records of a megabyte without a space.
 _ASSIGNMENT = re.compile(
-    rf"""(?P<name>["']?[\w.-]{{0,64}}(?:{_REVEALING})[\w.-]{{0,64}}["']?\s*(?:=|:(?!//))\s*)"""
+    rf"""(?P<name>(?:{_REVEALING})[\w.-]{{0,64}}["']?\s*(?:=|:(?!//))\s*)"""
     r"""(?P<value>"[^"]*"|'[^']*'|[^\s,;&})\]]+)""",
     re.IGNORECASE,
 )
