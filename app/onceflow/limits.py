@@ -170,3 +170,19 @@ and a key each. Folding costs 0.2 ms per call, so less often is cheaper; this bo
 
 CACHED_WINDOW_ROWS_MAX = 250_000
 """Committed window rows that a columnar aggregate remembers, some 200 bytes each: 50 MB."""
+
+FLUSH_S_MAX = 20.0
+"""Waiting for the brokers to take an epoch's records; below the transaction timeout of 30 s."""
+
+SEND_OFFSETS_S_MAX = 10.0
+"""Sending offsets into a transaction; a group coordinator that moves answers within seconds."""
+
+COMMIT_S_MAX = 10.0
+"""One commit or abort. After a second the producer is spent anyway; longer means that the outcome
+must be read from the marker."""
+
+FENCE_S_MAX = 15.0
+"""One ``init_transactions``. The first one of a fresh cluster makes an internal topic (1.5 s)."""
+
+TAKEOVER_RETRY_S = 0.5
+"""Pause between attempts at brokers that do not answer during a takeover."""

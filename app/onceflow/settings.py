@@ -31,6 +31,7 @@ from pydantic import (
 
 from onceflow.decisions.crash_points import CrashPoint
 from onceflow.errors import ConfigError
+from onceflow.limits import WORKER_PROCESSES_MAX
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -206,7 +207,7 @@ class Settings(BaseModel):
     log_format: LogFormat = LogFormat.AUTO
     """auto, json or console; auto is console on a terminal and JSON elsewhere."""
 
-    processes: Annotated[int, Field(ge=1, le=256)] = 1
+    processes: Annotated[int, Field(ge=1, le=WORKER_PROCESSES_MAX)] = 1
     """Worker processes that the command worker runs under one supervisor."""
 
     crash_point: str | None = None

@@ -1,0 +1,49 @@
+"""The program of one supervised worker: ``python -m onceflow.supervisor.worker_process``.
+
+It ties itself to its supervisor first, so that no later failure can leave it behind, and then
+becomes an ordinary worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from onceflow.errors import InvariantViolation, OnceflowError
+from onceflow.supervisor.lifeline import watch_lifeline
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class _Arguments(argparse.Namespace):
+    app_path: str
+    part: int
+    lifeline: int
+    drain_bound_s: float
+    log_level: str
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one worker until it ends; return its exit code."""
+    parser = argparse.ArgumentParser(prog="onceflow.supervisor.worker_process")
+    parser.add_argument("app_path")
+    parser.add_argument("--part", type=int, required=True)
+    parser.add_argument("--lifeline", type=int, required=True)
+    parser.add_argument("--drain-bound-s", type=float, required=True)
+    parser.add_argument("--log-level", required=True)
+    arguments = parser.parse_args(argv, _Arguments())
+    watch_lifeline(arguments.lifeline, arguments.drain_bound_s)
+    # Imported here, so that the lifeline is watched before the second that Faust's import takes.
+    from onceflow.engine.worker import run  # noqa: PLC0415
+
+    try:
+        return run(arguments.app_path, log_level=arguments.log_level, part=arguments.part)
+    except (OnceflowError, InvariantViolation) as error:
+        sys.stderr.write(f"onceflow worker {arguments.part}: {error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
