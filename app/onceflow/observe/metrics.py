@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from onceflow.ids import TaskId
-    from onceflow.observe.statistics import Statistics
+    from onceflow.observe.statistics import Document
 
 __all__ = [
     "CATALOGUE",
@@ -146,14 +146,14 @@ class _WorkerFamilies:
         self._in_flight.set(records)
         self._in_flight_bytes.set(size_bytes)
 
-    def client_statistics(self, statistics: Statistics, client: str) -> None:
-        """Take over one parsed statistics document of librdkafka.
+    def client_statistics(self, document: Document, client: str) -> None:
+        """Take over one statistics document of librdkafka, as ``stats_cb`` gives it or parsed.
 
         Args:
-            statistics: the document; it must not be changed afterwards.
+            document: it must not be changed afterwards.
             client: its label, a name that stays over restarts: ``consumer``, ``producer-0``.
         """
-        self._statistics.update(client, statistics)
+        self._statistics.update(client, document)
 
     def client_closed(self, client: str) -> None:
         """Drop the statistics of a client that is no more."""

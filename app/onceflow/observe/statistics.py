@@ -1,7 +1,7 @@
 """librdkafka's own statistics as metrics, ``rdkafka_*``: read at the scrape, not when they come.
 
-The engine hands over each parsed statistics document (``stats_cb``) whole; only the newest of each
-client is kept, so a statistics interval costs one dictionary store. The fields are those of
+The engine hands over each statistics document (``stats_cb``) whole; only the newest of each client
+is kept, and parsed at a scrape, so a statistics interval costs one dictionary store. The fields are those of
 librdkafka's STATISTICS.md; a field that a version does not report leaves its metric out. The table
 below decides what is exported: what tells a broker's fault from the network's or from ours, and
 the whole of the ``eos`` block.
@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+import orjson
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 Statistics = Mapping[str, object]
 """One parsed statistics document, or a block of it."""
+
+Document = Statistics | str | bytes
+"""A statistics document, parsed or as librdkafka wrote it."""
 
 _MILLISECONDS = 1e-3
 _MICROSECONDS = 1e-6
@@ -168,11 +172,11 @@ class StatisticsCollector(Collector):
 
     def __init__(self) -> None:
         """Start with no client."""
-        self._latest: dict[str, Statistics] = {}
+        self._latest: dict[str, Document] = {}
 
-    def update(self, client: str, statistics: Statistics) -> None:
+    def update(self, client: str, document: Document) -> None:
         """Keep the document as the newest one of ``client``; it must not be changed after."""
-        self._latest[client] = statistics
+        self._latest[client] = document
 
     def forget(self, client: str) -> None:
         """Drop a client that was closed; nothing happens if it is not known."""
@@ -181,7 +185,8 @@ class StatisticsCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield one family for each field that any client reports."""
         families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
-        for client, document in self._latest.copy().items():
+        for client, latest in self._latest.copy().items():
+            document = _mapping(orjson.loads(latest) if isinstance(latest, str | bytes) else latest)
             _add(families, CLIENT_FIELDS, document, client)
             _add(families, GROUP_FIELDS, _block(document, "cgrp"), client)
             _add(families, EOS_FIELDS, _block(document, "eos"), client)

@@ -210,9 +210,10 @@ STATISTICS = json.loads("""
 """)
 
 
-def test_librdkafkas_statistics_become_metrics_in_base_units() -> None:
+@pytest.mark.parametrize("document", [STATISTICS, json.dumps(STATISTICS)])
+def test_librdkafkas_statistics_become_metrics_in_base_units(document: dict | str) -> None:
     metrics = WorkerMetrics()
-    metrics.client_statistics(STATISTICS, "producer-0")
+    metrics.client_statistics(document, "producer-0")
     seen = samples(metrics)
     client = "client=producer-0"
     assert seen["rdkafka_eos_transaction_state", client, "state=InTransaction"] == 1
