@@ -36,6 +36,8 @@ class LogEvent(StrEnum):
     STORE_REBUILT = "store_rebuilt"
 
     EPOCH_ABORTED = "epoch_aborted"
+    OFFSETS_PENDING = "offsets_pending"
+    KAFKA_UNREACHABLE = "kafka_unreachable"
     OUTCOME_UNKNOWN = "outcome_unknown"
     PRODUCER_SPENT = "producer_spent"
     INCARNATION_FENCED = "incarnation_fenced"

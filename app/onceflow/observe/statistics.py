@@ -1,10 +1,10 @@
 """librdkafka's own statistics as metrics, ``rdkafka_*``: read at the scrape, not when they come.
 
 The engine hands over each statistics document (``stats_cb``) whole; only the newest of each client
-is kept, and parsed at a scrape, so a statistics interval costs one dictionary store. The fields are those of
-librdkafka's STATISTICS.md; a field that a version does not report leaves its metric out. The table
-below decides what is exported: what tells a broker's fault from the network's or from ours, and
-the whole of the ``eos`` block.
+is kept, and parsed at a scrape, so a statistics interval costs one dictionary store. The fields are
+those of librdkafka's STATISTICS.md; a field that a version does not report leaves its metric out.
+The table below decides what is exported: what tells a broker's fault from the network's or from
+ours, and the whole of the ``eos`` block.
 
 Internal names of partitions (number -1) are left out: they are librdkafka's queue for messages
 whose partition is not known yet.
