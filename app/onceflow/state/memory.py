@@ -40,6 +40,27 @@ _ARENA_BYTES = 64 * 1024
 """Step in which a memtable grows. RocksDB's default, 1 MB, times tasks times tables would take
 the whole budget with a handful of rows each."""
 
+_MEMTABLE_BYTES = 4 * 1024 * 1024
+"""Size at which one memtable is flushed, below a quarter of the memtables' budget. Small ones
+stay in the processor's cache: inserting a random row takes 0.8 us instead of the 1.7 us of one of
+32 MB."""
+
+_MEMTABLES_MAX = 8
+"""Memtables of a family that may wait for their flush before a write stalls, with the interpreter
+held. The budget bounds their bytes long before."""
+
+_L0_MERGE_FILES = 8
+_L1_BYTES = 16 * 1024 * 1024
+_FILE_BYTES = 8 * 1024 * 1024
+"""Shape of the tree. The first level is as large as what is merged into it at once; with RocksDB's
+default of 256 MB every merge rewrites the whole table: measured with 12 tables of 16 MB, half of
+the processor time per row (1.1 instead of 1.8 us) and a third of the stalls."""
+
+_L0_SLOWDOWN_FILES = 32
+_L0_STOP_FILES = 64
+"""Unmerged files at which RocksDB delays and stops writers: later than by default, because files
+are small and a delayed write delays the whole worker."""
+
 _BLOCK_BYTES = 8 * 1024
 """Size of a data block before compression: small enough for point reads, twice the default
 because rows are small and each block costs an index entry."""
@@ -126,7 +147,13 @@ class MemoryBudget:
         options.create_missing_column_families(create_missing_cfs=True)
         options.set_block_based_table_factory(blocks)
         options.set_write_buffer_manager(self._write_buffers)
-        options.set_write_buffer_size(self.memtable_bytes_max)
+        options.set_write_buffer_size(min(_MEMTABLE_BYTES, self.memtable_bytes_max // 4))
+        options.set_max_write_buffer_number(_MEMTABLES_MAX)
+        options.set_max_bytes_for_level_base(_L1_BYTES)
+        options.set_target_file_size_base(_FILE_BYTES)
+        options.set_level_zero_file_num_compaction_trigger(_L0_MERGE_FILES)
+        options.set_level_zero_slowdown_writes_trigger(_L0_SLOWDOWN_FILES)
+        options.set_level_zero_stop_writes_trigger(_L0_STOP_FILES)
         options.set_arena_block_size(_ARENA_BYTES)
         options.set_atomic_flush(atomic_flush=True)
         options.set_compression_type(DBCompressionType.lz4())

@@ -126,8 +126,8 @@ def _distrust_table(
     if stored.topic_ids.get(table) != topic_id:
         return RebuildReason(
             Reason.OTHER_TOPIC,
-            f"the changelog of table {table!r} is another topic (id {topic_id}) than the one it was "
-            f"filled from (id {stored.topic_ids.get(table)}): it was deleted and created anew",
+            f"the changelog of table {table!r} is another topic (id {topic_id}) than the one it "
+            f"was filled from (id {stored.topic_ids.get(table)}): it was deleted and created anew",
         )
     as_of_ms = stored.complete_as_of_ms(table)
     if as_of_ms is None or as_of_ms - now_ms > STORE_CLOCK_SKEW_MS:
