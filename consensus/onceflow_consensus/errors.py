@@ -60,6 +60,7 @@ class RefusalReason(Enum):
 
     LOCAL_KIND = "this kind of message is only for a replica's own use"
     UNKNOWN_PEER = "the answer comes from a peer outside the configuration"
+    NOT_CONTIGUOUS = "its entries do not follow one another, or are of a later term than itself"
 
 
 class MessageRefused(ConsensusError):  # noqa: N818 - see above

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onceflow_consensus.errors import InvariantViolation
+from onceflow_consensus.errors import ConsensusError, InvariantViolation
 
 EXIT_PASS = 0
 EXIT_DIFFERENCE = 1
@@ -177,8 +177,8 @@ def run_text(kind: Kind, text: str) -> list[tuple[Directive, str]]:
     for directive in parse(text):
         try:
             got = runner(directive)
-        except InvariantViolation as violation:
-            differences.append((directive, f"the engine stopped: {violation}"))
+        except (InvariantViolation, ConsensusError) as stopped:
+            differences.append((directive, f"the engine stopped: {stopped}"))
             break
         difference = _difference(kind.project(directive.expected), kind.project(got))
         if difference:

@@ -22,7 +22,7 @@ from onceflow_consensus.raft.confchange import (
 )
 from onceflow_consensus.raft.tracker import Tracker
 from onceflow_consensus.testing.casefile import CaseUnreadable, Directive, Kind, Runner, main
-from onceflow_consensus.testing.rendering import configuration_text, tracker_text
+from onceflow_consensus.testing.rendering import configuration_text, members_text
 
 REFUSALS = {
     ConfChangeRefusal.ALREADY_JOINT: "config is already joint",
@@ -60,8 +60,9 @@ class ConfChangeRunner:
             return REFUSALS[error.refusal] + "\n"
         else:
             self._tracker.install(outcome, self._last_index)
-            configuration = configuration_text(self._tracker.configuration)
-            return f"{configuration}\n{tracker_text(self._tracker)}"
+            configuration = self._tracker.configuration
+            members = members_text(self._tracker.progress, configuration.learners)
+            return f"{configuration_text(configuration)}\n{members}"
         finally:
             self._last_index += 1
 

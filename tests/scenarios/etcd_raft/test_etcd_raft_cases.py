@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from onceflow_consensus.testing import casefile, confchange, quorum
+from onceflow_consensus.testing import casefile, confchange, interaction, quorum
 
 HERE = Path(__file__).parent
-KINDS = {"quorum": quorum.KIND, "confchange": confchange.KIND}
+KINDS = {"quorum": quorum.KIND, "confchange": confchange.KIND, "interaction": interaction.KIND}
 EXPECTED_DIRECTIVES = {
     "confchange/joint_autoleave.txt": 4,
     "confchange/joint_idempotency.txt": 3,
@@ -22,6 +23,20 @@ EXPECTED_DIRECTIVES = {
     "confchange/simple_safety.txt": 11,
     "confchange/update.txt": 3,
     "confchange/zero.txt": 1,
+    "interaction/campaign.txt": 4,
+    "interaction/campaign_learner_must_vote.txt": 12,
+    "interaction/checkquorum.txt": 15,
+    "interaction/confchange_v1_add_single.txt": 6,
+    "interaction/confchange_v1_remove_leader.txt": 21,
+    "interaction/confchange_v2_add_double_auto.txt": 19,
+    "interaction/confchange_v2_add_single_explicit.txt": 11,
+    "interaction/heartbeat_resp_recovers_from_probing.txt": 11,
+    "interaction/lagging_commit.txt": 17,
+    "interaction/prevote.txt": 16,
+    "interaction/probe_and_replicate.txt": 74,
+    "interaction/replicate_pause.txt": 32,
+    "interaction/single_node.txt": 4,
+    "interaction/snapshot_succeed_via_app_resp.txt": 18,
     "quorum/joint_commit.txt": 50,
     "quorum/joint_vote.txt": 39,
     "quorum/majority_commit.txt": 16,
@@ -102,3 +117,61 @@ def test_a_changed_configuration_is_reported(tmp_path):
     assert done.returncode == 1
     assert done.stdout.count("difference ") == 1
     assert "+voters=(1 2 3)&&(1) autoleave" in done.stdout
+
+
+INTERACTIONS = sorted(name for name in EXPECTED_DIRECTIVES if name.startswith("interaction/"))
+
+
+@pytest.mark.parametrize("name", INTERACTIONS)
+def test_any_changed_value_of_an_interaction_is_seen_by_the_comparison(name):
+    """Words and numbers of the compared lines, one at a time; every fifth keeps the test short.
+
+    The engine's output equals the file's under the projection (see above), so a change is
+    reported exactly if the projection keeps it.
+    """
+    changed_values = 0
+    for directive in casefile.parse((HERE / name).read_text(encoding="utf-8")):
+        original = interaction.project(directive.expected)
+        lines = directive.expected.splitlines()
+        for number, line in enumerate(lines):
+            if re.match(r"\s*(DEBUG|INFO|WARN|ERROR) ", line) or "MustSync" in line:
+                continue
+            for value in list(re.finditer(r"\w+", line))[number % 5 :: 5]:
+                changed = line[: value.end()] + "7" + line[value.end() :]
+                text = "\n".join([*lines[:number], changed, *lines[number + 1 :]])
+                assert interaction.project(text) != original, changed
+                changed_values += 1
+    assert changed_values > 0
+
+
+def test_log_lines_and_must_sync_are_not_compared_but_lost_and_doubled_messages_are():
+    base = "> 1 handling Ready\n  Ready MustSync=true:\n  Messages:\n  1->2 MsgApp Term:1\n"
+    assert interaction.project(base) == interaction.project(
+        base.replace("true", "false").replace("  Messages", "  INFO 1 said\n  Messages")
+    )
+    assert interaction.project(base) != interaction.project(base + "  1->2 MsgApp Term:1\n")
+    two = base + "  1->3 MsgApp Term:1 Entries:[\n    1/1 EntryNormal\n  ]\n"
+    swapped = two.splitlines()
+    swapped.append(swapped.pop(3))
+    assert interaction.project(two) == interaction.project("\n".join(swapped))
+    assert interaction.project("ok") == interaction.project("INFO 1 said") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "original", "changed"),
+    [
+        ("campaign.txt", "2->1 MsgVoteResp Term:1", "2->1 MsgVoteResp Term:2"),
+        ("replicate_pause.txt", "inflight=3[full]", "inflight=2"),
+        ("probe_and_replicate.txt", "1/12 EntryNormal", "2/12 EntryNormal"),
+        ("confchange_v2_add_double_auto.txt", "VotersOutgoing:[1]", "VotersOutgoing:[]"),
+        ("checkquorum.txt", "StateFollower", "StateLeader"),
+    ],
+)
+def test_the_command_reports_a_changed_value(name, original, changed, tmp_path):
+    text = (HERE / "interaction" / name).read_text(encoding="utf-8")
+    assert original in text
+    case = tmp_path / name
+    case.write_text(text.replace(original, changed, 1), encoding="utf-8")
+    done = run_command("interaction", case)
+    assert done.returncode == 1
+    assert done.stdout.count("difference ") == 1
