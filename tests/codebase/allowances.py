@@ -22,5 +22,8 @@ TOP_LEVEL = {
 LOOP_ROOTS: dict[str, str] = {}
 """Functions that may catch everything, because nobody above them would see the error."""
 
+BORDERS = {"state": "rocksdict raises bare Exception, which is translated and raised again"}
+"""Rooms in which a handler of everything may stand if its last statement raises."""
+
 MODE_FLAGS: dict[str, str] = {}
 """Keyword-only booleans, as ``module:function.parameter``, that do not select a mode."""

@@ -100,7 +100,14 @@ def suite_text() -> str:
     return "\n".join(module.text for module in suite())
 
 
-def functions(module: Module) -> Iterator[Function]:
+@functools.cache
+def nodes(module: Module) -> tuple[ast.AST, ...]:
+    """Every node of a module's tree, walked once for all checks."""
+    return tuple(ast.walk(module.tree))
+
+
+@functools.cache
+def functions(module: Module) -> tuple[Function, ...]:
     """Every function and method of a module, nested ones as well."""
 
     def walk(node: ast.AST, prefix: str, owner: ast.ClassDef | None) -> Iterator[Function]:
@@ -113,7 +120,7 @@ def functions(module: Module) -> Iterator[Function]:
             else:
                 yield from walk(child, prefix, owner)
 
-    return walk(module.tree, "", None)
+    return tuple(walk(module.tree, "", None))
 
 
 def body_without_docstring(node: FunctionNode | ast.ClassDef | ast.Module) -> list[ast.stmt]:

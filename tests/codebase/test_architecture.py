@@ -16,6 +16,7 @@ from codebase.sources import (
     dotted,
     expect_none,
     functions,
+    nodes,
     parse,
     production,
     suite_text,
@@ -78,7 +79,7 @@ def checked_invariants(modules: tuple[Module, ...]) -> set[str]:
     """Return the ids that a call of ``invariant`` begins its message with."""
     found: set[str] = set()
     for module in modules:
-        for node in ast.walk(module.tree):
+        for node in nodes(module):
             if isinstance(node, ast.Call) and dotted(node.func).split(".")[-1] == "invariant":
                 for text in ast.walk(node):
                     if isinstance(text, ast.Constant) and isinstance(text.value, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
-from codebase.sources import Module, expect_none, parse, production, suite_text
+from codebase.sources import Module, expect_none, nodes, parse, production, suite_text
 
 METRIC = re.compile(r"\bonceflow_[a-z0-9_]+\b")
 
@@ -20,9 +20,7 @@ def module_named(name: str) -> Module:
 
 def class_fields(module: Module, class_name: str) -> set[str]:
     node = next(
-        node
-        for node in ast.walk(module.tree)
-        if isinstance(node, ast.ClassDef) and node.name == class_name
+        node for node in nodes(module) if isinstance(node, ast.ClassDef) and node.name == class_name
     )
     return {
         item.target.id
@@ -54,7 +52,7 @@ def metrics(modules: tuple[Module, ...]) -> set[str]:
     return {
         name
         for module in modules
-        for node in ast.walk(module.tree)
+        for node in nodes(module)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         for name in METRIC.findall(node.value)
         if not name.endswith("_") and name != "onceflow_consensus"
