@@ -36,6 +36,7 @@ class LogEvent(StrEnum):
     STORE_REBUILT = "store_rebuilt"
 
     EPOCH_ABORTED = "epoch_aborted"
+    NOTHING_SUBSCRIBED = "nothing_subscribed"
     OFFSETS_PENDING = "offsets_pending"
     KAFKA_UNREACHABLE = "kafka_unreachable"
     OUTCOME_UNKNOWN = "outcome_unknown"

@@ -1,0 +1,51 @@
+"""Hands each run to every subscription of its topic, as one batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from faust.agents.models import ReqRepResponse
+from faust.transport.conductor import Conductor as FaustConductor
+
+from onceflow.engine.records import Batch
+from onceflow.engine.runtime import runtime_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from faust.types import TopicT
+
+    from onceflow.engine.gate import Cursor
+    from onceflow.engine.topic import Topic
+    from onceflow.ids import Partition, Stamp
+    from onceflow.kafka.records import Run
+
+
+class Conductor(FaustConductor):
+    """Faust's registry of subscriptions, with batches instead of messages."""
+
+    # A topic added while the worker runs is subscribed soon; each change is a rebalance, so
+    # additions that come together are collected for a moment.
+    _resubscribe_sleep_lock_seconds = 0.5
+
+    def add(self, topic: TopicT) -> None:
+        """Register a subscription. Reply topics are read past the group: replies are ours alone."""
+        if cast("Any", topic).value_type is ReqRepResponse:
+            runtime_of(self.app).replies.follow(cast("Topic", topic))
+            return
+        super().add(topic)
+
+    def dispatch(self, run: Run, stamp: Stamp, skipping: Iterable[Cursor] = ()) -> Batch:
+        """Give ``run`` to every subscription of its partition except ``skipping``."""
+        cursors = [c for c in self.cursors(run.partition) if c not in skipping]
+        batch = Batch(run, stamp, len(cursors))
+        for cursor in cursors:
+            cursor.push(batch)
+        for cursor in skipping:
+            cursor.done[run.partition] = batch.next_offset
+        return batch
+
+    def cursors(self, partition: Partition) -> list[Cursor]:
+        """Return the reading places of all subscriptions of ``partition``."""
+        channels = self._tp_index.get(cast("Any", partition), ())
+        return [cast("Topic", channel).cursor for channel in channels if channel.is_iterator]

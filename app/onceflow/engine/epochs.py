@@ -1,0 +1,420 @@
+"""Performs the effects of the commit protocol, each in one place.
+
+`decisions.commit_epoch` decides; this module closes and opens the gate, seals tables and outputs,
+runs the blocking transaction calls on their thread, applies to the stores, and hands the results
+back as events. Events are taken one after another by a single task, so that effects keep their
+order. It decides nothing about the protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from onceflow.decisions import epoch_effects as fx
+from onceflow.decisions import epoch_events as ev
+from onceflow.decisions.commit_epoch import CommitEpochs, EpochState
+from onceflow.decisions.crash_points import CrashPoint
+from onceflow.engine.takeover import TakeoverDriver
+from onceflow.errors import (
+    DataAtRisk,
+    OnceflowError,
+    SerializationError,
+    TransactionAborted,
+    Unreachable,
+)
+from onceflow.kafka.offsets import Pending, Stability
+from onceflow.kafka.producer import EndOutcome
+from onceflow.limits import COMMIT_S_MAX, FLUSH_S_MAX, SEND_OFFSETS_S_MAX
+from onceflow.observe.events import LogEvent
+from onceflow.observe.logs import get_logger
+from onceflow.observe.metrics import TransactionOutcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onceflow.engine.runtime import Runtime
+    from onceflow.ids import Incarnation, Offset, Partition
+    from onceflow.kafka.poll import Assignment
+    from onceflow.kafka.producer import EndResult
+
+log = get_logger(__name__)
+
+
+class Epochs:
+    """Drives one worker's commit epochs.
+
+    Fields:
+        offsets: per claimed partition the last drained position; for partitions without a reader
+            it stays at the committed one.
+        memberships: group metadata by number, taken once per assignment.
+        ready: set while the gate is open for the first time and after each takeover.
+    """
+
+    def __init__(self, runtime: Runtime, own: Incarnation) -> None:
+        self.runtime = runtime
+        self.machine = CommitEpochs(own)
+        self.memberships: dict[int, object] = {}
+        self.ready = asyncio.Event()
+        self.stopped = asyncio.Event()
+        self.last_commit_s = time.monotonic()
+        self._events: deque[ev.EpochEvent] = deque()
+        self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._revoked: asyncio.Event = asyncio.Event()
+        self._takeover: TakeoverDriver | None = None
+        self._drain: asyncio.Task[None] | None = None
+        self._opening: asyncio.TimerHandle | None = None
+        self._jobs: set[asyncio.Task[Any]] = set()
+        self._transaction_steps: list[fx.EpochEffect] = []
+        self._closed_at_s = 0.0
+        self._phases: dict[str, float] = {}
+        self._loop_task: asyncio.Task[None] | None = None
+        self._perform: dict[type[Any], Callable[[Any], Any]] = {
+            fx.BeginTakeover: self._begin_takeover,
+            fx.CancelTakeover: self._cancel_takeover,
+            fx.BeginTransaction: self._begin_transaction,
+            fx.OpenGate: self._open_gate,
+            fx.CloseGate: self._close_gate,
+            fx.Seal: self._seal,
+            fx.Flush: self._transaction_steps.append,
+            fx.SendOffsets: self._transaction_steps.append,
+            fx.CommitTransaction: self._commit_transaction,
+            fx.AbortTransaction: self._abort_transaction,
+            fx.Apply: self._apply,
+            fx.DropAttempt: self._drop_attempt,
+            fx.Rewind: self._rewind,
+            fx.ForgetPartitions: self._forget_partitions,
+            fx.FinishRevoke: self._finish_revoke,
+            fx.ReplaceProducer: self._replace_producer,
+            fx.ReadMarkers: self._read_markers,
+            fx.Stop: self._stop,
+            fx.Fail: self._fail,
+        }
+
+    # -- events --
+
+    def start(self) -> None:
+        """Begin to take events."""
+        self._loop_task = asyncio.ensure_future(self._run())
+
+    def post(self, event: ev.EpochEvent) -> None:
+        """Hand over what happened; it is taken after everything posted before."""
+        self._events.append(event)
+        self._settled.clear()
+        self._wake.set()
+
+    async def _run(self) -> None:
+        """Loop root: an error here is a bug or a lost broker, and ends the worker."""
+        try:
+            while not self.stopped.is_set():
+                while self._events:
+                    for effect in self.machine.handle(self._events.popleft()):
+                        done = self._perform[type(effect)](effect)
+                        if done is not None:
+                            await done
+                self._wake.clear()
+                await self._wake.wait()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - loop root
+            self.runtime.fail(error)
+
+    def _spawn(self, job: Any) -> None:
+        """Run a reporting effect beside the event loop; an error in it ends the worker."""
+        task = asyncio.ensure_future(job)
+        self._jobs.add(task)
+        task.add_done_callback(self._job_done)
+
+    def _job_done(self, task: asyncio.Task[Any]) -> None:
+        self._jobs.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.runtime.fail(task.exception())
+
+    # -- what the consumer group says --
+
+    def assigned(self, assignment: Assignment) -> None:
+        """Take a new assignment; its group metadata belongs to it alone."""
+        self.memberships[assignment.number] = assignment.group_metadata
+        for number in [n for n in self.memberships if n < assignment.number - 1]:
+            del self.memberships[number]
+        self.post(ev.Assigned(assignment.added, assignment.number))
+
+    async def revoke(self, partitions: frozenset[Partition], bound_s: float) -> None:
+        """Commit and release, or abort, within the bound; returns when they may go."""
+        if self.stopped.is_set():
+            return
+        self._revoked.clear()
+        self.post(ev.RevokeRequested(partitions))
+        timer = asyncio.get_running_loop().call_later(
+            bound_s, lambda: self.post(ev.RevokeTimedOut())
+        )
+        await self._revoked.wait()
+        timer.cancel()
+
+    async def stop(self, bound_s: float) -> None:
+        """Drain, commit and release everything; returns when that is done or given up."""
+        if self.stopped.is_set() or self._loop_task is None:
+            return
+        self.post(ev.StopRequested())
+        timer = asyncio.get_running_loop().call_later(
+            bound_s, lambda: self.post(ev.RevokeTimedOut())
+        )
+        await self.stopped.wait()
+        timer.cancel()
+
+    async def wait_settled(self) -> None:
+        """Wait until the epoch that is ending has ended (or was found empty)."""
+        await self._settled.wait()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether records are being processed."""
+        return self.machine.state is EpochState.OPEN
+
+    # -- takeover --
+
+    def _begin_takeover(self, effect: fx.BeginTakeover) -> None:
+        self.ready.clear()
+        self._takeover = TakeoverDriver(self.runtime, effect)
+        self._spawn(self._takeover.run())
+
+    async def _cancel_takeover(self, _: fx.CancelTakeover) -> None:
+        if self._takeover is not None:
+            await self._takeover.cancel()
+            self._takeover = None
+
+    # -- the gate --
+
+    def _begin_transaction(self, effect: fx.BeginTransaction) -> None:
+        self.runtime.transaction.begin()
+        self.runtime.metrics.transaction_begun()
+        del effect
+
+    def _open_gate(self, effect: fx.OpenGate) -> None:
+        self._close_pending_opening()
+        if effect.after_s:
+            self._opening = asyncio.get_running_loop().call_later(
+                effect.after_s, self._open_now, effect
+            )
+        else:
+            self._open_now(effect)
+
+    def _open_now(self, effect: fx.OpenGate) -> None:
+        self._opening = None
+        self.runtime.restamp(effect.stamp)
+        self.runtime.sender.begin(self.runtime.transaction)
+        self.runtime.opened()
+        if self._closed_at_s:
+            self._phases["closed"] = time.monotonic() - self._closed_at_s
+            self._closed_at_s = 0.0
+        self.last_commit_s = time.monotonic()
+        self.runtime.gate.open()
+        self.ready.set()
+        self._settled.set()
+
+    def _close_pending_opening(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+            self._opening = None
+
+    def _close_gate(self, _: fx.CloseGate) -> None:
+        self._close_pending_opening()
+        self._closed_at_s = time.monotonic()
+        self.runtime.gate.close(self.machine.committed_offsets)
+        if self.runtime.gate.is_drained():
+            self._report_drained()
+        else:
+            self._drain = asyncio.ensure_future(self._wait_drained())
+
+    async def _wait_drained(self) -> None:
+        bound_s = self.runtime.settings.record_bound_s
+        try:
+            await asyncio.wait_for(self.runtime.gate.wait_drained(), bound_s)
+        except asyncio.TimeoutError:
+            self.runtime.failures.overdue(self.machine.commit_epoch)
+            return
+        self._report_drained()
+
+    def _report_drained(self) -> None:
+        self._drain = None
+        offsets: dict[Partition, Offset] = dict(self.machine.committed_offsets)
+        for partition, position in self.runtime.gate.committable().items():
+            offsets[partition] = max(offsets[partition], position)  # pyright: ignore[reportArgumentType]
+        self.post(
+            ev.Drained(self.machine.commit_epoch, offsets, self.runtime.has_effects())
+        )
+
+    def _cancel_drain(self) -> None:
+        if self._drain is not None:
+            self._drain.cancel()
+            self._drain = None
+
+    # -- the end of an epoch --
+
+    async def _seal(self, effect: fx.Seal) -> None:
+        started_s = time.monotonic()
+        self._phases["process"] = started_s - self.last_commit_s
+        self.runtime.crash(CrashPoint.BEFORE_PRODUCE)
+        try:
+            await self.runtime.seal()
+        except SerializationError as error:
+            self.runtime.failures.seal_failed(error)
+            self.post(ev.SendFailed(effect.commit_epoch, ev.SendFailure.ABORTABLE))
+            return
+        except TransactionAborted:
+            self.post(ev.SendFailed(effect.commit_epoch, ev.SendFailure.ABORTABLE))
+            return
+        self.runtime.sender.close()
+        self.runtime.crash(CrashPoint.AFTER_PRODUCE)
+        self._phases["prepare"] = time.monotonic() - started_s
+        self.post(ev.Sealed(effect.commit_epoch))
+
+    def _commit_transaction(self, effect: fx.CommitTransaction) -> None:
+        steps = list(self._transaction_steps)
+        self._transaction_steps.clear()
+        offsets = next((s for s in steps if isinstance(s, fx.SendOffsets)), None)
+        self._spawn(self._finish_transaction(effect, offsets))
+
+    async def _finish_transaction(
+        self, effect: fx.CommitTransaction, offsets: fx.SendOffsets | None
+    ) -> None:
+        bound_s = FLUSH_S_MAX + SEND_OFFSETS_S_MAX + COMMIT_S_MAX
+        answer = await self.runtime.transaction_thread.run(
+            self._transaction_job, effect, offsets, timeout_s=bound_s
+        )
+        self.post(answer)
+
+    def _transaction_job(
+        self, effect: fx.CommitTransaction, offsets: fx.SendOffsets | None
+    ) -> ev.EpochEvent:
+        """Flush, send offsets, commit: on the transaction thread, the first failure ends it."""
+        transaction, crash = self.runtime.transaction, self.runtime.crash
+        started_s = time.monotonic()
+        try:
+            crash(CrashPoint.BEFORE_FLUSH)
+            transaction.flush(FLUSH_S_MAX)
+            crash(CrashPoint.AFTER_FLUSH)
+        except OnceflowError as error:
+            return _send_failed(effect, error)
+        self._phases["flush"] = time.monotonic() - started_s
+        if offsets is not None:
+            try:
+                crash(CrashPoint.BEFORE_SEND_OFFSETS)
+                transaction.send_offsets(
+                    [(p, at.offset, at.metadata) for p, at in offsets.offsets.items()],
+                    self.memberships[offsets.membership],
+                )
+                crash(CrashPoint.AFTER_SEND_OFFSETS)
+            except TransactionAborted:
+                return ev.OffsetsRefused(effect.commit_epoch)
+            except OnceflowError as error:
+                return _send_failed(effect, error)
+        crash(CrashPoint.BEFORE_COMMIT)
+        started_s = time.monotonic()
+        result = transaction.commit_transaction(COMMIT_S_MAX)
+        crash(CrashPoint.AFTER_COMMIT)
+        self._phases["commit"] = time.monotonic() - started_s
+        return ev.TransactionEnded(effect.commit_epoch, _outcome(result), result.spent)
+
+    def _abort_transaction(self, effect: fx.AbortTransaction) -> None:
+        self._spawn(self._abort(effect))
+
+    async def _abort(self, effect: fx.AbortTransaction) -> None:
+        result: EndResult = await self.runtime.transaction_thread.run(
+            self.runtime.transaction.abort_transaction, COMMIT_S_MAX, timeout_s=COMMIT_S_MAX * 2
+        )
+        self.runtime.committed(TransactionOutcome.ABORTED, self._phases)
+        self.post(
+            ev.Aborted(
+                effect.commit_epoch, result.spent or result.outcome is not EndOutcome.ABORTED
+            )
+        )
+
+    def _apply(self, effect: fx.Apply) -> None:
+        self.runtime.crash(CrashPoint.BEFORE_APPLY)
+        self.runtime.apply(effect.partitions)
+        self.runtime.crash(CrashPoint.AFTER_APPLY)
+        self.runtime.committed(TransactionOutcome.COMMITTED, self._phases)
+        self._phases.clear()
+        self.post(ev.Applied(effect.commit_epoch))
+
+    # -- aborts, rewinds, leaving partitions --
+
+    async def _drop_attempt(self, effect: fx.DropAttempt) -> None:
+        self._cancel_drain()
+        self._close_pending_opening()
+        await self.runtime.drop_attempt(effect.stamp)
+
+    async def _rewind(self, effect: fx.Rewind) -> None:
+        await self.runtime.start_at(effect.offsets)
+
+    async def _forget_partitions(self, effect: fx.ForgetPartitions) -> None:
+        self._cancel_drain()
+        await self.runtime.forget(effect.partitions)
+        self.runtime.restamp(effect.stamp)
+
+    def _finish_revoke(self, _: fx.FinishRevoke) -> None:
+        self._revoked.set()
+
+    # -- unknown outcomes --
+
+    def _replace_producer(self, _: fx.ReplaceProducer) -> None:
+        self._spawn(self._replace())
+
+    async def _replace(self) -> None:
+        try:
+            await self.runtime.replace_producer()
+        except Unreachable as error:
+            log.warning(LogEvent.PRODUCER_SPENT, error=str(error))
+            self.post(ev.Failed(str(error), exit_code=3))
+            return
+        self.post(ev.ProducerReady())
+
+    def _read_markers(self, effect: fx.ReadMarkers) -> None:
+        self._spawn(self._read(effect.partitions))
+
+    async def _read(self, partitions: frozenset[Partition]) -> None:
+        deadline_s = time.monotonic() + self.runtime.settings.transaction_timeout_ms / 1000 * 2
+        while True:
+            try:
+                markers = await self.runtime.read_offsets(partitions, Stability.STABLE)
+            except (Pending, Unreachable) as error:
+                if time.monotonic() > deadline_s:
+                    self.post(ev.Failed(str(error), exit_code=3))
+                    return
+                log.warning(LogEvent.OFFSETS_PENDING, error=str(error))
+                continue
+            self.post(ev.MarkersRead(markers))
+            return
+
+    # -- the end --
+
+    def _stop(self, _: fx.Stop) -> None:
+        self.stopped.set()
+        self._revoked.set()
+
+    def _fail(self, effect: fx.Fail) -> None:
+        error = DataAtRisk(effect.message)
+        error.exit_code = effect.exit_code
+        self.runtime.fail(error)
+
+
+def _outcome(result: EndResult) -> ev.Outcome:
+    if result.outcome is EndOutcome.COMMITTED:
+        return ev.Outcome.COMMITTED
+    if result.outcome in {EndOutcome.ABORTABLE, EndOutcome.ABORTED}:
+        return ev.Outcome.NOT_COMMITTED
+    return ev.Outcome.UNKNOWN
+
+
+def _send_failed(effect: fx.CommitTransaction, error: OnceflowError) -> ev.SendFailed:
+    kind = (
+        ev.SendFailure.ABORTABLE
+        if isinstance(error, (TransactionAborted, SerializationError))
+        else ev.SendFailure.FATAL
+    )
+    log.warning(LogEvent.EPOCH_ABORTED, error=str(error), kind=kind.value)
+    return ev.SendFailed(effect.commit_epoch, kind)

@@ -1,0 +1,306 @@
+"""The gate: where readers stop between records so that an epoch can be sealed.
+
+Each subscription of a topic reads through one `Cursor`. When the gate closes, every cursor stops
+before its next record, except that a reader lagging behind another one of the same partition runs
+on up to the other's position: an offset is committed only when *all* effects of the records below
+it, and none of those above, are in the epoch (INV-EPOCH-2, INV-EPOCH-3).
+
+The hot path pays one attribute read per record (``gate.closed``); everything else happens per
+batch or while the gate is closing. Runs on the event loop only. It must not know Kafka, tables or
+transactions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections import deque
+from typing import TYPE_CHECKING
+
+from onceflow.errors import invariant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from onceflow.engine.records import Batch, RecordEvent
+    from onceflow.ids import Partition, Stamp
+
+
+class Cursor:
+    """The reading place of one subscription, shared by all actors that read through it.
+
+    Fields:
+        batches: batches not begun, in order of arrival. Advanced by `push` and `next_batch`.
+        batch, index: the batch being read and the index of its next record; ``index`` is advanced
+            by the stream *before* a record is handed out.
+        in_progress: records handed out and not finished. Invariant: 0 at every seal.
+        done: per partition the next offset to read once its last batch was finished. Invariant:
+            never moves back within one attempt.
+    """
+
+    __slots__ = (
+        "batch",
+        "batches",
+        "done",
+        "errors",
+        "finished",
+        "gate",
+        "in_progress",
+        "index",
+        "parked",
+        "waiters",
+    )
+
+    def __init__(self, gate: Gate, finished: Callable[[Batch], None]) -> None:
+        self.gate = gate
+        self.finished = finished
+        self.batches: deque[Batch] = deque()
+        self.batch: Batch | None = None
+        self.index = 0
+        self.in_progress = 0
+        self.done: dict[Partition, int] = {}
+        self.errors: deque[BaseException] = deque()
+        self.waiters: deque[asyncio.Future[None]] = deque()
+        self.parked: dict[Partition, int] = {}
+
+    def push(self, batch: Batch) -> None:
+        """Append a batch and wake one reader."""
+        self.batches.append(batch)
+        self._wake()
+
+    def throw(self, error: BaseException) -> None:
+        """Raise ``error`` in the reader that waits, or in the next one."""
+        self.errors.append(error)
+        self._wake()
+
+    def nudge(self) -> None:
+        """Wake a taker that holds records, so that it sees the gate closing."""
+        if self.parked:
+            self._wake()
+
+    def _wake(self) -> None:
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    async def next_batch(self) -> Batch:
+        """Return the batch to read from, waiting for one; ``index`` is its next record.
+
+        Raises:
+            BaseException: whatever was thrown into the channel, such as StopAsyncIteration.
+        """
+        while True:
+            batch = self.ready_batch()
+            if batch is not None:
+                return batch
+            self.gate.progressed()
+            await self.wait()
+
+    def ready_batch(self) -> Batch | None:
+        """Return the batch to read from if there is one.
+
+        Raises:
+            BaseException: whatever was thrown into the channel.
+        """
+        if self.errors:
+            raise self.errors.popleft()
+        if self.batch is None and self.batches:
+            self.batch = self.batches.popleft()
+            self.index = 0
+        return self.batch
+
+    async def wait(self) -> None:
+        """Wait until a batch is pushed, an error is thrown or a closing gate nudges."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._wake()
+            raise
+
+    def finish(self, batch: Batch) -> None:
+        """Record that the last record of ``batch`` was handed out (or is held by a taker)."""
+        self.batch = None
+        self.done[batch.partition] = batch.next_offset
+        self._release(batch)
+
+    def drop(self, batch: Batch) -> None:
+        """Forget a ghost: a batch of an aborted attempt or a lost partition."""
+        if self.batch is batch:
+            self.batch = None
+            self._release(batch)
+
+    def _release(self, batch: Batch) -> None:
+        batch.readers_left -= 1
+        if batch.readers_left == 0:
+            self.finished(batch)
+
+    def admitted(self, batch: Batch) -> int:
+        """Return the index behind the last record of ``batch`` that a closing gate admits."""
+        limit = self.gate.limits.get(batch.partition)
+        offsets = batch.run.offsets
+        return bisect_left(offsets, limit) if limit is not None else len(offsets)
+
+    def position(self, partition: Partition) -> int | None:
+        """Return the next offset to hand out, or None where this cursor reads nothing of it."""
+        held = self.parked.get(partition)
+        if held is not None:
+            return held
+        batch = self.batch
+        if batch is not None and batch.partition == partition:
+            offsets = batch.run.offsets
+            return offsets[self.index] if self.index < len(offsets) else batch.next_offset
+        return self.done.get(partition)
+
+    def acknowledge(self, event: RecordEvent) -> bool:
+        """Finish a record of a ``noack()`` stream; returns whether it was unfinished."""
+        if not event.live:
+            return False
+        event.live = False
+        if event.batch.stamp is self.gate.stamp:
+            self.in_progress -= 1
+            self.gate.progressed()
+        return True
+
+    def start(self, partition: Partition, offset: int) -> None:
+        """Begin to read ``partition`` at ``offset``."""
+        self.done[partition] = offset
+
+    def reset(self) -> None:
+        """Forget everything read: the attempt is aborted, `start` gives new positions."""
+        self.forget(frozenset(self.done) | {b.partition for b in self._unfinished()})
+        self.in_progress = 0
+
+    def forget(self, partitions: frozenset[Partition]) -> None:
+        """Forget partitions that are not ours any more, with what was read of them."""
+        dropped = [b for b in self._unfinished() if b.partition in partitions]
+        self.batches = deque(b for b in self.batches if b.partition not in partitions)
+        if self.batch is not None and self.batch.partition in partitions:
+            self.batch = None
+        for partition in partitions:
+            self.done.pop(partition, None)
+            self.parked.pop(partition, None)
+        for batch in dropped:
+            self._release(batch)
+
+    def _unfinished(self) -> list[Batch]:
+        return [*([self.batch] if self.batch is not None else []), *self.batches]
+
+
+class Gate:
+    """Opens and closes all cursors together.
+
+    Fields:
+        closed: read by streams before every record.
+        limits: while closed, per partition the position that every reader has to reach.
+        stamp: the present (assignment, attempt); a batch with another one is dropped.
+    """
+
+    __slots__ = ("_opened", "_progress", "closed", "cursors", "limits", "stamp")
+
+    def __init__(self, stamp: Stamp) -> None:
+        self.closed = True
+        self.limits: dict[Partition, int] = {}
+        self.cursors: list[Cursor] = []
+        self.stamp = stamp
+        self._opened: asyncio.Event | None = None
+        self._progress: asyncio.Event | None = None
+
+    @property
+    def opened(self) -> asyncio.Event:
+        """The event that is set while the gate is open (made in the running loop)."""
+        if self._opened is None:
+            self._opened = asyncio.Event()
+        return self._opened
+
+    @property
+    def progress(self) -> asyncio.Event:
+        """The event that is set whenever a reader came closer to the limits."""
+        if self._progress is None:
+            self._progress = asyncio.Event()
+        return self._progress
+
+    def add(self, cursor: Cursor) -> None:
+        """Register a cursor; it takes part in every epoch from here on."""
+        self.cursors.append(cursor)
+
+    def discard(self, cursor: Cursor) -> None:
+        """Forget a cursor whose subscription ended."""
+        if cursor in self.cursors:
+            self.cursors.remove(cursor)
+            self.progressed()
+
+    def close(self, partitions: Iterable[Partition]) -> None:
+        """Stop all readers before their next record; fix the limits that laggards run up to."""
+        self.closed = True
+        self.opened.clear()
+        self.limits = {}
+        for partition in partitions:
+            positions = [c.position(partition) for c in self.cursors]
+            reached = [p for p in positions if p is not None]
+            if reached:
+                self.limits[partition] = max(reached)
+        for cursor in self.cursors:
+            cursor.nudge()
+        self.progress.set()
+
+    def open(self) -> None:
+        """Let all readers go on."""
+        self.limits = {}
+        self.closed = False
+        self.opened.set()
+
+    def progressed(self) -> None:
+        """Note that a reader finished a record or parked; cheap when the gate is open."""
+        if self.closed and self._progress is not None:
+            self._progress.set()
+
+    def is_drained(self) -> bool:
+        """Return whether everything handed out is finished and all readers stand at the limits."""
+        for cursor in self.cursors:
+            if cursor.in_progress:
+                return False
+            for partition, limit in self.limits.items():
+                position = cursor.position(partition)
+                if position is not None and position < limit:
+                    return False
+        return True
+
+    async def wait_drained(self) -> None:
+        """Wait until `is_drained`; the caller bounds the time."""
+        while not self.is_drained():
+            self.progress.clear()
+            await self.progress.wait()
+
+    def in_progress(self) -> int:
+        """Return how many records are handed out and unfinished."""
+        return sum(cursor.in_progress for cursor in self.cursors)
+
+    async def admit(self, batch: Batch, offset: int) -> bool:
+        """Wait until the record at ``offset`` may be handed out.
+
+        Returns:
+            True to go on, False when the batch became a ghost meanwhile and must be dropped.
+        """
+        while self.closed:
+            if batch.stamp is not self.stamp:
+                return False
+            limit = self.limits.get(batch.partition)
+            if limit is not None and offset < limit:
+                return True
+            self.progressed()
+            await self.opened.wait()
+        return batch.stamp is self.stamp
+
+    def committable(self) -> dict[Partition, int]:
+        """Return per partition the position that all readers stand at.
+
+        Invariant INV-EPOCH-2/3: called only when drained, so every reader of a partition stands
+        at the same position.
+        """
+        invariant(self.is_drained(), "INV-EPOCH-2: offsets are taken only when drained")
+        return dict(self.limits)

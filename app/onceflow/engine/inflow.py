@@ -1,0 +1,246 @@
+"""Where runs come in: from the poll thread to the subscriptions.
+
+Runs read before the last rewind are dropped, records that must go alone are held back until what is
+before them is committed, and every run is accounted once to the back-pressure bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+
+from onceflow.decisions import epoch_events as ev
+from onceflow.decisions.copartition import check_assignment
+from onceflow.errors import OnceflowError
+from onceflow.kafka.configuration import GroupProtocol, Hooks, consumer_config
+from onceflow.kafka.poll import Bounds, PollThread
+from onceflow.kafka.records import Run
+from onceflow.kafka.statistics import parse as parse_statistics
+from onceflow.observe.events import LogEvent
+from onceflow.observe.health import Heartbeat, WorkerState
+from onceflow.observe.logs import get_logger
+from onceflow.observe.catalogue import RebalanceKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from onceflow.engine.conductor import Conductor
+    from onceflow.engine.gate import Cursor
+    from onceflow.engine.runtime import Runtime
+    from onceflow.ids import Partition
+    from onceflow.kafka.poll import Assignment
+
+log = get_logger(__name__)
+
+_STATISTICS_MS = 1000
+_POLL_ALIVE_S = 5.0
+
+
+class Inflow:
+    """Takes runs, assignments and revocations from the poll thread.
+
+    Fields:
+        assigned: partitions of the present assignment, claimed or not.
+        held: runs behind a record that must go alone, per partition, in order.
+        records: records finished since the last commit; a commit by records starts from it.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.assigned: frozenset[Partition] = frozenset()
+        self.held: dict[Partition, deque[Run]] = {}
+        self.records = 0
+        self.poll: PollThread | None = None
+        self.end_offsets: dict[Partition, int] = {}
+        self._last_timestamps: dict[Partition, int] = {}
+
+    # -- life --
+
+    async def subscribe(self, topics: list[str]) -> None:
+        """Join the group with these topics, starting the poll thread the first time."""
+        if self.poll is None:
+            settings = self.runtime.settings
+            config = consumer_config(
+                self.runtime.client_config,
+                self.runtime.app.conf.id,
+                worker_id=settings.worker_id,
+                protocol=GroupProtocol(settings.group_protocol.value),
+                session_timeout_ms=settings.session_timeout_ms,
+                hooks=Hooks(
+                    on_statistics=self._on_statistics, statistics_interval_ms=_STATISTICS_MS
+                ),
+            )
+            self.poll = PollThread(
+                config,
+                loop=asyncio.get_running_loop(),
+                on_runs=self.on_runs,
+                on_assigned=self.on_assigned,
+                on_revoked=self.on_revoked,
+                on_lost=self.on_lost,
+                on_failure=self.on_failure,
+                bounds=Bounds(
+                    run_records_max=settings.run_records,
+                    flight_records_max=settings.in_flight_records,
+                    flight_bytes_max=int(settings.in_flight_bytes),
+                    revoke_s=settings.revoke_bound_s * 2,
+                ),
+            )
+            self.poll.start()
+        await self.poll.subscribe(topics)
+
+    async def stop(self) -> None:
+        """Leave the group."""
+        if self.poll is not None:
+            await self.poll.stop()
+            self.poll = None
+
+    def is_polling(self) -> bool:
+        """Return whether the poll thread turned its loop within the last seconds."""
+        return self.poll is not None and self.poll.heartbeat_age_s < _POLL_ALIVE_S
+
+    @property
+    def _conductor(self) -> Conductor:
+        return cast("Conductor", self.runtime.app.topics)
+
+    def cursors(self, partition: Partition) -> list[Cursor]:
+        """Return the subscriptions that read ``partition``."""
+        return self._conductor.cursors(partition)
+
+    # -- runs --
+
+    def on_runs(self, runs: list[Run]) -> None:
+        """Hand runs to their subscriptions."""
+        poll = self.poll
+        if poll is None:
+            return
+        metrics = self.runtime.metrics
+        for run in runs:
+            if not poll.is_current(run):
+                poll.account(len(run), run.size_bytes)
+                continue
+            metrics.run_consumed(run.topic, run.number, len(run))
+            held = self.held.get(run.partition)
+            if held is not None:
+                held.append(run)
+            else:
+                self._hand_on(run)
+
+    def _hand_on(self, run: Run) -> None:
+        """Dispatch a run, or the part of it that may go at this moment; hold the rest back."""
+        failures = self.runtime.failures
+        first, rest = failures.split(run)
+        if rest is not None:
+            self.held.setdefault(run.partition, deque()).appendleft(rest)
+        if first is None:
+            return
+        skipping = failures.skipping(first)
+        batch = self._conductor.dispatch(first, self.runtime.gate.stamp, skipping)
+        self._last_timestamps[run.partition] = first.timestamps[-1]
+        if not batch.readers_left:
+            self.account(first)
+
+    def release_held(self) -> None:
+        """Hand on what was held back, as far as commits have made room."""
+        for partition in list(self.held):
+            runs = self.held.pop(partition)
+            while runs and partition not in self.held:
+                self._hand_on(runs.popleft())
+            if runs:
+                self.held[partition].extend(runs)
+
+    def account(self, run: Run) -> None:
+        """Free a finished or dropped run's share of the back-pressure bound."""
+        if self.poll is not None:
+            self.poll.account(len(run), run.size_bytes)
+        self.records += len(run)
+        if self.records >= self.runtime.settings.commit_records and self.runtime.epochs.is_open:
+            self.records = 0
+            self.runtime.epochs.post(ev.CommitDue(ev.CommitReason.RECORDS))
+
+    def drop_all(self) -> None:
+        """Drop what is held back and make everything under way stale."""
+        for runs in self.held.values():
+            for run in runs:
+                self.account(run)
+        self.held.clear()
+        if self.poll is not None:
+            self.poll.pause(self.assigned)
+
+    async def start_at(self, offsets: Mapping[Partition, int]) -> None:
+        """Let these partitions deliver from these offsets on."""
+        if self.poll is not None:
+            await self.poll.start_at(offsets)
+
+    def forget(self, partitions: frozenset[Partition]) -> None:
+        """Drop what is held back of partitions that are not ours any more."""
+        self.assigned -= partitions
+        for partition in partitions:
+            for run in self.held.pop(partition, ()):
+                self.account(run)
+            self.runtime.metrics.partition_lost(partition.topic, partition.number)
+
+    # -- the group --
+
+    def on_assigned(self, assignment: Assignment) -> None:
+        """Check the assignment against co-partitioning, then hand it to the epochs."""
+        log.info(
+            LogEvent.PARTITIONS_ASSIGNED,
+            partitions=[f"{p.topic}-{p.number}" for p in sorted(assignment.partitions)],
+        )
+        self.assigned = assignment.partitions
+        self.runtime.health.worker(WorkerState.REBALANCING)
+        self.runtime.metrics.worker_state(WorkerState.REBALANCING)
+        try:
+            check_assignment(assignment.partitions, self.runtime.partition_counts)
+        except OnceflowError as error:
+            self.runtime.fail(error)
+            return
+        cast("Any", self.runtime.app.consumer).assigned_by_group(assignment)
+        self.runtime.epochs.assigned(assignment)
+
+    async def on_revoked(self, partitions: frozenset[Partition]) -> None:
+        """Commit and release, or abort, within the bound."""
+        log.info(
+            LogEvent.PARTITIONS_REVOKED,
+            partitions=[f"{p.topic}-{p.number}" for p in sorted(partitions)],
+        )
+        started_s = time.monotonic()
+        await self.runtime.epochs.revoke(partitions, self.runtime.settings.revoke_bound_s)
+        await cast("Any", self.runtime.app.consumer).revoked_by_group(partitions)
+        self.runtime.metrics.rebalance(RebalanceKind.REVOKED, time.monotonic() - started_s)
+
+    async def on_lost(self, partitions: frozenset[Partition]) -> None:
+        """Drop partitions that are gone already."""
+        log.warning(
+            LogEvent.PARTITIONS_LOST,
+            partitions=[f"{p.topic}-{p.number}" for p in sorted(partitions)],
+        )
+        self.runtime.epochs.post(ev.Lost(partitions))
+        await cast("Any", self.runtime.app.consumer).revoked_by_group(partitions)
+        self.runtime.metrics.rebalance(RebalanceKind.LOST, 0.0)
+
+    def on_failure(self, error: BaseException) -> None:
+        """Judge an error of the poll thread: passing ones are logged, others end the worker."""
+        self.runtime.failures.client_failed(error)
+
+    # -- measures --
+
+    def _on_statistics(self, document: str) -> None:
+        """Take librdkafka's statistics (on the poll thread) to the metrics."""
+        statistics = parse_statistics(document)
+        self.runtime.metrics.client_statistics(document, "consumer")
+        self.runtime.health.beat(Heartbeat.POLL)
+        at_ms = time.time() * 1000  # noqa: TID251 - lag in seconds is against the wall clock
+        for partition, measured in statistics.partitions.items():
+            if measured.offset_lag < 0:
+                continue
+            self.end_offsets[partition] = measured.last_stable_offset
+            seen_ms = self._last_timestamps.get(partition)
+            behind_s = 0.0
+            if measured.offset_lag > 0 and seen_ms is not None:
+                behind_s = max(0.0, (at_ms - seen_ms) / 1000)
+            self.runtime.metrics.lag(
+                partition.topic, partition.number, measured.offset_lag, behind_s
+            )

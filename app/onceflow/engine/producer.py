@@ -1,0 +1,144 @@
+"""Faust's producer service: every send of the app goes through the runtime's sender."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from faust.transport.producer import Producer as FaustProducer
+from faust.types import TP
+from mode.utils.times import want_seconds
+
+from onceflow.errors import TopologyError
+from onceflow.kafka.partitioner import partition_for
+from onceflow.limits import PRODUCER_STOP_S
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Mapping
+
+    from faust.types import FutureMessage, RecordMetadata
+
+    from onceflow.engine.runtime import Runtime
+
+
+class Producer(FaustProducer):
+    """The producer that Faust's app sees; also its transaction manager.
+
+    Faust's transaction manager opens one transaction per destination partition, apart from the
+    input offsets; here there is one per worker and epoch, so both are the same object.
+    """
+
+    def __init__(self, transport: Any, *args: Any, **options: Any) -> None:
+        self.runtime: Runtime = transport.runtime
+        super().__init__(transport, *args, **options)
+
+    async def on_start(self) -> None:
+        """Have nothing to start: producers are made when they are needed."""
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp: float | None,
+        headers: Any,
+        *,
+        transactional_id: str | None = None,
+    ) -> Awaitable[RecordMetadata]:
+        """Send an encoded record in the epoch, or through the outbox."""
+        del transactional_id
+        return self.runtime.sender.send(topic, key, value, partition, timestamp, headers)
+
+    async def send_and_wait(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp: float | None,
+        headers: Any,
+        *,
+        transactional_id: str | None = None,
+    ) -> RecordMetadata:
+        """Send and await the answer: at once for a record, after the commit from outside."""
+        del transactional_id
+        return await self.runtime.sender.send(topic, key, value, partition, timestamp, headers)
+
+    def send_soon(self, fut: FutureMessage) -> None:
+        """Send from code that cannot await."""
+        message = fut.message
+        sent = self.runtime.sender.send(
+            cast("Any", message.channel).get_topic_name(),
+            cast("bytes | None", message.key),
+            cast("bytes | None", message.value),
+            message.partition,
+            message.timestamp,
+            message.headers,
+        )
+        self.runtime.sender.call_back(sent, fut)
+
+    async def flush(self) -> None:
+        """Wait for sends outside of transactions; those inside are flushed by their commit."""
+        if not self.runtime.is_worker:
+            await self.runtime.flush_plain(PRODUCER_STOP_S)
+
+    async def create_topic(
+        self,
+        topic: str,
+        partitions: int,
+        replication: int,
+        *,
+        config: Mapping[str, Any] | None = None,
+        timeout: Any = 30.0,
+        retention: Any = None,
+        compacting: bool | None = None,
+        deleting: bool | None = None,
+        ensure_created: bool = False,
+    ) -> None:
+        """Make a topic if it does not exist.
+
+        Raises:
+            TopologyError: it exists with another partition count.
+        """
+        del ensure_created, timeout
+        policies = [
+            name for name, wanted in (("compact", compacting), ("delete", deleting)) if wanted
+        ]
+        settings = {name: str(value) for name, value in (config or {}).items()}
+        if policies:
+            settings.setdefault("cleanup.policy", ",".join(policies))
+        if retention:
+            settings.setdefault("retention.ms", str(int(want_seconds(retention) * 1000)))
+        description = await self.runtime.admin.create_topic(
+            topic, partitions, replication_factor=replication or -1, config=settings
+        )
+        self.runtime.partition_counts_known[topic] = description.partition_count
+
+    def key_partition(self, topic: str, key: bytes | None) -> TP:
+        """Return where a key goes: murmur2, as Java's producer decides.
+
+        Raises:
+            TopologyError: the topic's partition count is not known to this process.
+        """
+        count = self.runtime.partition_counts_known.get(topic)
+        if count is None:
+            raise TopologyError(
+                f"The partition count of {topic} is not known in this process, so the partition "
+                "of a key cannot be told. Nothing was sent. Declare the topic first: "
+                "await topic.maybe_declare()."
+            )
+        return TP(topic, partition_for(key, count) or 0)
+
+    def supports_headers(self) -> bool:
+        """Return True."""
+        return True
+
+    # -- as transaction manager --
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Have nothing to do: the epochs commit and release."""
+
+    async def on_rebalance(
+        self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP]
+    ) -> None:
+        """Have nothing to do: the takeover claims."""

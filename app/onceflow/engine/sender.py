@@ -1,0 +1,348 @@
+"""Sends: into the epoch of the record being processed, or through the outbox into the next one.
+
+A send made for a record goes to the transactional producer at once; the transaction carries it or
+drops it with the record. A send without a record (timer, task, web view) waits in the outbox: it
+is produced in the open epoch, repeated after an abort, and its future resolves after the commit.
+``delivery="at_least_once"`` goes past the transaction through a plain producer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, cast
+
+from faust.types import TP
+from faust.types.tuples import RecordMetadata
+
+from onceflow.engine.records import RecordEvent, current_event_ref
+from onceflow.errors import ConfigError, OutsideRecord, SerializationError, StaleAttempt
+from onceflow.kafka.errors import ProducerFull
+from onceflow.kafka.plain import PlainProducer
+from onceflow.limits import OUTBOX_RECORDS_MAX, TIMESTAMP_AHEAD_MAX_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
+
+    from faust.types import FutureMessage
+
+    from onceflow.engine.gate import Gate
+    from onceflow.kafka.producer import TransactionalProducer
+
+
+class Accepted:
+    """The answer to a send made for a record: it is in the record's epoch.
+
+    Awaiting it gives metadata at once, without waiting for the commit, because the commit waits
+    for the record. The offset is -1: which one it gets is known only when the epoch is over.
+    """
+
+    __slots__ = ("partition", "topic")
+
+    def __init__(self, topic: str, partition: int | None) -> None:
+        self.topic = topic
+        self.partition = partition
+
+    def result(self) -> RecordMetadata:
+        """Return what is known of the record before its commit."""
+        partition = -1 if self.partition is None else self.partition
+        return RecordMetadata(self.topic, partition, TP(self.topic, partition), -1)
+
+    def done(self) -> bool:
+        """Return True: nothing is waited for."""
+        return True
+
+    def add_done_callback(self, callback: Callable[[Any], Any]) -> None:
+        """Call ``callback`` with this object at once."""
+        callback(self)
+
+    def __await__(self) -> Generator[Any, None, RecordMetadata]:
+        return self.result()
+        yield
+
+
+class OutboxEntry:
+    """A send without a record, until it is committed."""
+
+    __slots__ = ("future", "headers", "key", "partition", "timestamp_ms", "topic", "value")
+
+    def __init__(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp_ms: int | None,
+        headers: Any,
+        future: asyncio.Future[RecordMetadata],
+    ) -> None:
+        self.topic = topic
+        self.key = key
+        self.value = value
+        self.partition = partition
+        self.timestamp_ms = timestamp_ms
+        self.headers = headers
+        self.future = future
+
+
+class Sender:
+    """Where every send of the application goes.
+
+    Fields:
+        transaction: the producer whose transaction is open, or None between epochs.
+        waiting: outbox entries not produced in the present attempt, oldest first.
+        in_epoch: outbox entries produced in the present attempt. Invariant: after an abort they
+            stand in front of ``waiting`` again, in order.
+        sent: records of the present epoch sent for records.
+    """
+
+    def __init__(self, gate: Gate, plain: Callable[[], PlainProducer]) -> None:
+        self.gate = gate
+        self.transaction: TransactionalProducer | None = None
+        self.waiting: deque[OutboxEntry] = deque()
+        self.in_epoch: list[OutboxEntry] = []
+        self.sent = 0
+        self.sent_bytes = 0
+        self.in_worker = False
+        self.produced: dict[str, int] = {}
+        self._plain = plain
+        self._delivery: ContextVar[str] = ContextVar("delivery")
+
+    # -- sends of user code --
+
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: Any = None,
+        *,
+        delivery: str = "exactly_once",
+    ) -> Awaitable[RecordMetadata]:
+        """Send one encoded record.
+
+        Raises:
+            SerializationError: too large, or a timestamp that the broker would refuse; the record
+                being processed is to blame.
+            OutsideRecord: the record it is sent for is finished already.
+            StaleAttempt: the attempt it belongs to was aborted; it is dropped.
+        """
+        timestamp_ms = None if timestamp is None else self._timestamp_ms(topic, timestamp)
+        delivery = self._delivery.get(delivery)
+        if delivery != "exactly_once":
+            return self._send_outside(topic, key, value, partition, timestamp_ms, headers, delivery)
+        reference = current_event_ref.get(None)
+        event = reference() if reference is not None else None
+        if event.__class__ is not RecordEvent:
+            return self._send_later(topic, key, value, partition, timestamp_ms, headers)
+        self._check(cast("RecordEvent", event), topic)
+        transaction = self.transaction
+        if transaction is None:
+            raise StaleAttempt(f"No epoch is open for the send to {topic}; it is dropped.")
+        try:
+            transaction.produce(topic, value, key, partition, timestamp_ms, _header_list(headers))
+        except ProducerFull:
+            self._make_room(transaction)
+            transaction.produce(topic, value, key, partition, timestamp_ms, _header_list(headers))
+        self.sent += 1
+        self.sent_bytes += (len(value) if value else 0) + (len(key) if key else 0)
+        self.produced[topic] = self.produced.get(topic, 0) + 1
+        return Accepted(topic, partition)
+
+    @contextmanager
+    def outside(self, delivery: str) -> Iterator[None]:
+        """Give the sends made inside the block (by Faust's own code) this delivery."""
+        token = self._delivery.set(delivery)
+        try:
+            yield
+        finally:
+            self._delivery.reset(token)
+
+    def _check(self, event: RecordEvent, topic: str) -> None:
+        if not event.live:
+            raise OutsideRecord(
+                f"A send to {topic} belongs to a record that is finished already, such as from a "
+                "task started by the agent. Its epoch may be committed, so nothing was sent. "
+                "Await the work inside the agent, or send with delivery='at_least_once'."
+            )
+        if event.batch.stamp is not self.gate.stamp:
+            raise StaleAttempt(
+                f"The attempt that the send to {topic} belongs to was aborted; the record is "
+                "replayed. The send is dropped; nothing to do."
+            )
+
+    def _timestamp_ms(self, topic: str, timestamp: float) -> int:
+        timestamp_ms = int(timestamp * 1000)
+        ahead_ms = timestamp_ms - time.time() * 1000  # noqa: TID251 - the broker's limit is wall time
+        if ahead_ms > TIMESTAMP_AHEAD_MAX_MS:
+            raise SerializationError(
+                f"The timestamp of a record for {topic} is {ahead_ms / 1000:.0f} s ahead of the "
+                "clock; the broker refuses more than an hour (message.timestamp.after.max.ms), "
+                "again at every replay. Nothing of it was sent. Correct the timestamp, or leave "
+                "it out."
+            )
+        return timestamp_ms
+
+    def _make_room(self, transaction: TransactionalProducer) -> None:
+        """Wait for the producer's queue to drain: it is bounded, and a send cannot be refused."""
+        for _ in range(_ROOM_POLLS):
+            transaction.poll()
+            if transaction.queued < _ROOM_RECORDS:
+                return
+            time.sleep(_ROOM_POLL_S)
+
+    def _send_outside(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp_ms: int | None,
+        headers: Any,
+        delivery: str,
+    ) -> Awaitable[RecordMetadata]:
+        if delivery != "at_least_once":
+            raise ConfigError(
+                f"delivery={delivery!r} is unknown. Nothing was sent. Use 'exactly_once' (the "
+                "default) or 'at_least_once', which sends outside the transaction."
+            )
+        delivery_report = self._plain().produce(
+            topic, value, key, partition, timestamp_ms, _header_list(headers)
+        )
+        return asyncio.ensure_future(_metadata_of(delivery_report))
+
+    def _send_later(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp_ms: int | None,
+        headers: Any,
+    ) -> Awaitable[RecordMetadata]:
+        if not self.in_worker:
+            return self._send_outside(
+                topic, key, value, partition, timestamp_ms, headers, "at_least_once"
+            )
+        if len(self.waiting) >= OUTBOX_RECORDS_MAX:
+            raise OutsideRecord(
+                f"{OUTBOX_RECORDS_MAX} sends without a record wait for a commit; the send to "
+                f"{topic} was refused, so that memory stays bounded. Await the sends of timers, "
+                "tasks and views, and check why nothing is committed (/health/ready)."
+            )
+        future: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
+        entry = OutboxEntry(
+            topic, key, value, partition, timestamp_ms, _header_list(headers), future
+        )
+        self.waiting.append(entry)
+        self.drain_outbox()
+        return future
+
+    def call_back(self, sent: Any, message: FutureMessage) -> None:
+        """Complete Faust's message future with a send's answer and call the user's callback."""
+
+        def complete(done: Any) -> None:
+            if isinstance(done, asyncio.Future) and (done.cancelled() or done.exception()):
+                if not message.done():
+                    message.cancel()
+                return
+            if not message.done():
+                message.set_result(done.result())
+            if message.message.callback:
+                message.message.callback(message)
+
+        if isinstance(sent, (Accepted, asyncio.Future)):
+            sent.add_done_callback(complete)
+        else:
+            asyncio.ensure_future(sent).add_done_callback(complete)
+
+    # -- called by the epochs --
+
+    def begin(self, transaction: TransactionalProducer) -> None:
+        """Take sends into the transaction just begun; waiting outbox entries go first."""
+        self.transaction = transaction
+        self.drain_outbox()
+
+    def drain_outbox(self) -> None:
+        """Produce waiting outbox entries into the open epoch, if one takes records."""
+        transaction = self.transaction
+        if transaction is None:
+            return
+        while self.waiting:
+            entry = self.waiting[0]
+            try:
+                transaction.produce(
+                    entry.topic,
+                    entry.value,
+                    entry.key,
+                    entry.partition,
+                    entry.timestamp_ms,
+                    entry.headers,
+                )
+            except ProducerFull:
+                return
+            except SerializationError as error:
+                self.waiting.popleft()
+                if not entry.future.done():
+                    entry.future.set_exception(error)
+                continue
+            self.waiting.popleft()
+            self.in_epoch.append(entry)
+            self.produced[entry.topic] = self.produced.get(entry.topic, 0) + 1
+
+    def has_effects(self) -> bool:
+        """Return whether the open epoch carries sends."""
+        return bool(self.sent or self.in_epoch)
+
+    def close(self) -> None:
+        """Take nothing more into this epoch; outbox sends wait for the next one."""
+        self.transaction = None
+
+    def committed(self) -> None:
+        """Resolve the futures of the epoch's outbox sends."""
+        self.sent = 0
+        self.sent_bytes = 0
+        entries, self.in_epoch = self.in_epoch, []
+        for entry in entries:
+            if not entry.future.done():
+                partition = -1 if entry.partition is None else entry.partition
+                entry.future.set_result(
+                    RecordMetadata(entry.topic, partition, TP(entry.topic, partition), -1)
+                )
+
+    def aborted(self) -> None:
+        """Put the outbox sends of the aborted attempt back, in order; drop the others."""
+        self.sent = 0
+        self.sent_bytes = 0
+        self.transaction = None
+        self.waiting.extendleft(reversed(self.in_epoch))
+        self.in_epoch = []
+
+    def take_produced(self) -> Iterable[tuple[str, int]]:
+        """Return and reset how many records were produced per topic (for metrics)."""
+        produced, self.produced = self.produced, {}
+        return produced.items()
+
+
+_ROOM_POLL_S = 0.01
+_ROOM_POLLS = 500
+"""At most 5 s: longer than that the broker is away, and the epoch's own bounds take over."""
+_ROOM_RECORDS = 400_000
+
+
+def _header_list(headers: Any) -> list[tuple[str, bytes]] | None:
+    if not headers:
+        return None
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return [(str(name), value) for name, value in pairs]
+
+
+async def _metadata_of(delivery: Awaitable[Any]) -> RecordMetadata:
+    delivered = await delivery
+    place = TP(delivered.topic, delivered.number)
+    return RecordMetadata(place.topic, place.partition, place, delivered.offset)

@@ -1,0 +1,357 @@
+"""Tables of the epoch: Faust's table API over cells, stores and changelogs.
+
+A write needs the record that causes it: the partition comes from it, and a ghost of an aborted
+attempt is recognised by it. Outside of a record tables show committed state only. Changelog names,
+keys and values are Faust's, so that state carries over and back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import faust
+from faust.tables.globaltable import GlobalTable as FaustGlobalTable
+
+from onceflow.engine.codecs import is_json
+from onceflow.engine.records import RecordEvent, current_event_ref
+from onceflow.engine.runtime import runtime_of
+from onceflow.engine.table_partition import ABSENT, SealedRows, TablePartition
+from onceflow.engine.windowing import WindowedCodec, WindowWrapper
+from onceflow.errors import ConfigError, OutsideRecord, StaleAttempt, TopologyError
+
+if TYPE_CHECKING:
+    from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+
+    from faust.types import AppT, TopicT
+    from faust.types.windows import WindowT
+
+    from onceflow.engine.gate import Gate
+
+
+class PlainCodec:
+    """Keys and values of a table without windows: the store key is Faust's changelog key."""
+
+    def __init__(self, table: Table) -> None:
+        self.name = table.name
+        registry = table.app.serializers
+        self._registry = registry
+        self._key_type, self._key_serializer = table.key_type, table.key_serializer
+        self._value_type, self._value_serializer = table.value_type, table.value_serializer
+
+    def store_key(self, key: Any) -> bytes:
+        """Encode a key as Faust does."""
+        encoded = self._registry.dumps_key(self._key_type, key, serializer=self._key_serializer)
+        if encoded is None:
+            message = f"Table {self.name}: the key cannot be None. Nothing was written."
+            raise TypeError(message)
+        return encoded
+
+    def changelog_key(self, store_key: bytes) -> bytes:
+        """Return the key itself: both sides use the same bytes."""
+        return store_key
+
+    def key_of(self, store_key: bytes) -> Any:
+        """Decode a key; a list, as JSON gives it for a tuple, becomes a tuple again."""
+        key = self._registry.loads_key(
+            self._key_type, store_key, serializer=self._key_serializer
+        )
+        if isinstance(key, list):
+            return tuple(tuple(v) if isinstance(v, list) else v for v in cast("list[Any]", key))
+        return key
+
+    def encode_value(self, value: Any) -> bytes:
+        """Encode a value as Faust does."""
+        encoded = self._registry.dumps_value(
+            self._value_type, value, serializer=self._value_serializer
+        )
+        return b"null" if encoded is None else encoded
+
+    def decode_value(self, row: bytes) -> Any:
+        """Decode a value as Faust does."""
+        return self._registry.loads_value(self._value_type, row, serializer=self._value_serializer)
+
+
+class Table(faust.Table):
+    """A Faust table whose writes belong to epochs.
+
+    Attributes:
+        parts: the partitions whose tasks are open here, by number; filled and emptied by the
+            engine as tasks open and close.
+    """
+
+    WindowWrapper = WindowWrapper
+
+    def __init__(self, app: AppT, **options: Any) -> None:
+        name = options.get("name")
+        if options.get("use_partitioner"):
+            raise ConfigError(
+                f"Table {name}: use_partitioner=True writes to partitions that another worker may "
+                "own, whose state this worker cannot keep exactly once. Nothing was consumed. "
+                "Repartition the stream with group_by() on the table's key instead."
+            )
+        if options.get("on_changelog_event") is not None:
+            raise ConfigError(
+                f"Table {name}: on_changelog_event is called per record by Faust's own recovery, "
+                "which is replaced by a bulk restore. Nothing was consumed. Use on_recover, or "
+                "read the changelog topic with an application of its own."
+            )
+        super().__init__(app, **options)
+        self.parts: dict[int, TablePartition] = {}
+        self.gate: Gate = runtime_of(app).gate
+        self._verified: set[str] = set()
+
+    # -- life cycle: the engine opens, restores and closes; Faust's own hooks have nothing to do --
+
+    @property
+    def data(self) -> Any:
+        """The table itself: there is no second mapping behind it."""
+        return self
+
+    async def on_start(self) -> None:
+        """Make the changelog topic."""
+        await self.changelog_topic.maybe_declare()
+
+    def _should_expire_keys(self) -> bool:
+        """Keep Faust's wall-clock cleaner off: expiry is part of the epochs."""
+        return False
+
+    @property
+    def partition_count(self) -> int:
+        """How many partitions the changelog has."""
+        return self.changelog_topic.partitions or self.app.conf.topic_partitions
+
+    def codec(self) -> Any:
+        """Return how this table's keys and values become bytes."""
+        if self.window is None:
+            return PlainCodec(self)
+        if not is_json(self.key_serializer):
+            raise ConfigError(
+                f"Table {self.name}: windowed keys are JSON in Faust's changelog, and the key "
+                f"serializer is {self.key_serializer!r}. Nothing was consumed. Use a key type "
+                "that is encoded as JSON, such as str."
+            )
+        return WindowedCodec(PlainCodec(self))
+
+    def _new_changelog_topic(self, **options: Any) -> TopicT:
+        """Describe the changelog: compacted only, stamped by the broker when it is appended.
+
+        Windows end by tombstones of their epoch, so deletion by time, which goes by old event
+        time and could take live rows, stays off.
+        """
+        del options
+        return self.app.topic(
+            self._changelog_topic_name(),
+            schema=self.schema,
+            key_type=self.key_type,
+            value_type=self.value_type,
+            key_serializer=self.key_serializer,
+            value_serializer=self.value_serializer,
+            partitions=self.partitions,
+            compacting=True,
+            deleting=False,
+            acks=False,
+            internal=True,
+            config={"message.timestamp.type": "LogAppendTime", **self.extra_topic_configs},
+            allow_empty=True,
+        )
+
+    def using_window(self, window: WindowT, *, key_index: bool = False) -> Any:
+        """Wrap the table in a window, as Faust does; the changelog stays compacted only."""
+        self.window = window
+        self._changelog_topic = None
+        return self.WindowWrapper(self, key_index=key_index)
+
+    # -- which partition --
+
+    def part_for_write(self) -> TablePartition:
+        """Return the partition that the current record may write.
+
+        Raises:
+            OutsideRecord: there is no record being processed.
+            StaleAttempt: the record's attempt was aborted; the write is dropped.
+        """
+        reference = current_event_ref.get(None)
+        event = reference() if reference is not None else None
+        if event.__class__ is not RecordEvent:
+            raise OutsideRecord(
+                f"Table {self.name} was written outside of a record. A write belongs to the epoch "
+                "of a record, so nothing was written. Send a record to a topic from here "
+                "(timer, task or web view) and write the table in the agent that reads it."
+            )
+        record = cast("RecordEvent", event)
+        if not record.live:
+            raise OutsideRecord(
+                f"Table {self.name} was written for a record that is finished already, such as "
+                "from a task started by the agent. Its epoch may be committed, so nothing was "
+                "written. Await the work inside the agent before it takes the next record."
+            )
+        if record.batch.stamp is not self.gate.stamp:
+            raise StaleAttempt(
+                f"Table {self.name}: the attempt that this write belongs to was aborted; the "
+                "record is replayed. The write is dropped; nothing to do."
+            )
+        topic = record.batch.partition.topic
+        if topic not in self._verified:
+            self._verify(topic)
+        return self.parts[record.number]
+
+    def _verify(self, topic: str) -> None:
+        """Refuse a source topic whose records fall into other partitions than the table's."""
+        source_count = runtime_of(self.app).partition_count(topic)
+        if source_count != self.partition_count:
+            raise TopologyError(
+                f"The source topic {topic!r} for table {self.name!r} has {source_count} "
+                f"partitions, but the changelog topic {self.changelog_topic_name!r} has "
+                f"{self.partition_count}: a key's state would be on another worker than its "
+                "records. Nothing of this epoch is committed. Give the table "
+                f"partitions={source_count}, or repartition the stream with group_by()."
+            )
+        self._verified.add(topic)
+
+    def part_for_read(self) -> TablePartition | None:
+        """Return the current record's partition, or None outside of records."""
+        reference = current_event_ref.get(None)
+        event = reference() if reference is not None else None
+        if event.__class__ is not RecordEvent:
+            return None
+        return self.parts.get(cast("RecordEvent", event).number)
+
+    def _relative_event(self, event: Any = None) -> float:
+        if event is None:
+            reference = current_event_ref.get(None)
+            event = reference() if reference is not None else None
+        if event.__class__ is RecordEvent:
+            return cast("RecordEvent", event).timestamp
+        return super()._relative_event(event)
+
+    # -- mapping --
+
+    def __getitem__(self, key: Any) -> Any:
+        part = self.part_for_read()
+        value = part.value(key) if part is not None else self.committed(key)
+        return self.__missing__(key) if value is ABSENT else value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        part = self.part_for_write()
+        part.write(part.cell(key), value)
+
+    def __delitem__(self, key: Any) -> None:
+        part = self.part_for_write()
+        cell = part.cell(key)
+        value = cell.value if cell.fresh else part.read(cell)
+        if value is ABSENT:
+            raise KeyError(key)
+        part.delete(cell)
+
+    def __contains__(self, key: object) -> bool:
+        part = self.part_for_read()
+        value = part.value(key) if part is not None else self.committed(key)
+        return value is not ABSENT
+
+    def committed(self, key: Any) -> Any:
+        """Return the committed value of ``key`` among the partitions here, or ABSENT."""
+        for part in self.parts.values():
+            row = part.store.get(self.name, part.codec.store_key(key))
+            if row is not None:
+                return part.codec.decode_value(row)
+        return ABSENT
+
+    def _pairs(self) -> Iterator[tuple[Any, Any]]:
+        part = self.part_for_read()
+        if part is not None:
+            yield from part.items()
+            return
+        for part in list(self.parts.values()):
+            for store_key, row in part.store.scan(self.name):
+                yield part.codec.key_of(store_key), part.codec.decode_value(row)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (key for key, _ in self._pairs())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._pairs())
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """Return the value of ``key``, or ``default``; the table's own default is not used."""
+        part = self.part_for_read()
+        value = part.value(key) if part is not None else self.committed(key)
+        return default if value is ABSENT else value
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        """Remove ``key`` and return its value, or the default."""
+        part = self.part_for_write()
+        cell = part.cell(key)
+        value = cell.value if cell.fresh else part.read(cell)
+        if value is ABSENT:
+            if default:
+                return default[0]
+            raise KeyError(key)
+        part.delete(cell)
+        return value
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        """Return the value of ``key``; set it to ``default`` first when it is missing."""
+        if key in self:
+            return self[key]
+        self[key] = default
+        return default
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set several keys."""
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def clear(self) -> None:
+        """Remove every key of the current record's partition."""
+        part = self.part_for_write()
+        for key, _ in list(part.items()):
+            part.delete(part.cell(key))
+
+    def keys(self) -> KeysView[Any]:
+        """Return the keys, in no particular order."""
+        return cast("KeysView[Any]", [key for key, _ in self._pairs()])
+
+    def values(self) -> ValuesView[Any]:
+        """Return the values, in no particular order."""
+        return cast("ValuesView[Any]", [value for _, value in self._pairs()])
+
+    def items(self) -> ItemsView[Any, Any]:
+        """Return (key, value) pairs, in no particular order."""
+        return cast("ItemsView[Any, Any]", list(self._pairs()))
+
+    def copy(self) -> dict[Any, Any]:
+        """Return the pairs as a dictionary."""
+        return dict(self._pairs())
+
+    # -- epochs --
+
+    def open_part(self, number: int, store: Any) -> TablePartition:
+        """Begin to serve a partition whose task was opened and restored."""
+        part = TablePartition(self.codec(), number, store)
+        self.parts[number] = part
+        return part
+
+    def close_part(self, number: int) -> None:
+        """Stop serving a partition."""
+        self.parts.pop(number, None)
+
+    def seal(self) -> dict[int, SealedRows]:
+        """Return the changed rows of the epoch per partition."""
+        return {n: part.seal() for n, part in self.parts.items() if part.dirty}
+
+    def is_dirty(self) -> bool:
+        """Return whether the epoch changed anything."""
+        return any(part.dirty for part in self.parts.values())
+
+    def settle(self) -> None:
+        """Forget the cells: their rows are in the store."""
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget the epoch's changes."""
+        for part in self.parts.values():
+            part.drop()
+
+
+class GlobalTable(FaustGlobalTable, Table):
+    """A table that every worker can read as a whole."""

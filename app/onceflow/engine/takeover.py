@@ -1,0 +1,127 @@
+"""Performs the effects of taking over partitions; `decisions.takeover` decides their order."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from onceflow.decisions import epoch_events as ev
+from onceflow.decisions import takeover as td
+from onceflow.decisions.crash_points import CrashPoint
+from onceflow.errors import DataAtRisk, Unreachable
+from onceflow.kafka.offsets import Pending, Stability
+from onceflow.kafka.producer import fence
+from onceflow.limits import FENCE_S_MAX, TAKEOVER_RETRY_S
+from onceflow.observe.events import LogEvent
+from onceflow.observe.logs import get_logger
+
+if TYPE_CHECKING:
+    from onceflow.decisions.epoch_effects import BeginTakeover
+    from onceflow.engine.runtime import Runtime
+    from onceflow.ids import Partition
+
+log = get_logger(__name__)
+
+
+class TakeoverDriver:
+    """One takeover of newly assigned partitions; a rebalance cancels it at any point."""
+
+    def __init__(self, runtime: Runtime, effect: BeginTakeover) -> None:
+        self.runtime = runtime
+        self.effect = effect
+        self.machine = td.Takeover(
+            effect.partitions,
+            td.TakeoverOptions(own=runtime.incarnation, reset_policy=runtime.reset_policy),
+        )
+        self._task: asyncio.Task[Any] | None = None
+
+    async def run(self) -> None:
+        """Run to the end; reports ``TakenOver`` or ``Failed`` to the epochs."""
+        self._task = asyncio.current_task()
+        try:
+            await asyncio.sleep(self.effect.after_s)
+            event: td.TakeoverEvent | None = td.Begin()
+            while event is not None:
+                following: td.TakeoverEvent | None = None
+                for effect in self.machine.handle(event):
+                    answer = await self._perform(effect)
+                    following = answer if answer is not None else following
+                event = following
+        except asyncio.CancelledError:
+            self.runtime.tasks.close(self.effect.partitions)
+
+    async def cancel(self) -> None:
+        """Stop; stores opened so far are closed, nothing is reported later."""
+        self.machine.handle(td.Cancel())
+        task = self._task
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _perform(self, effect: td.TakeoverEffect) -> td.TakeoverEvent | None:
+        match effect:
+            case td.ReadLastMarkers(partitions):
+                return td.LastMarkersRead(await self._read(partitions, Stability.LATEST))
+            case td.FenceIncarnations(incarnations):
+                for incarnation in sorted(incarnations):
+                    await self._fence(incarnation)
+                self.runtime.crash(CrashPoint.AFTER_FENCE)
+                return td.IncarnationsFenced()
+            case td.ReadStableMarkers(partitions, after_s):
+                await asyncio.sleep(after_s)
+                try:
+                    return td.StableMarkersRead(await self._read(partitions, Stability.STABLE))
+                except Pending as pending:
+                    return td.StillPending(pending.partitions)
+            case td.AlarmPending(partitions, waited_reads):
+                log.error(
+                    LogEvent.OFFSETS_PENDING,
+                    partitions=sorted(str(p) for p in partitions),
+                    waited_reads=waited_reads,
+                    meaning="an open transaction of a dead worker holds these offsets back; "
+                    "it is waited out until its timeout, nothing is lost",
+                )
+                return None
+            case td.ReadLogBounds(partitions):
+                marks = await self.runtime.admin.watermarks(partitions)
+                return td.LogBoundsRead(
+                    {p: td.LogBounds(mark.low, mark.high) for p, mark in marks.items()}  # pyright: ignore
+                )
+            case td.RestoreTasks(partitions):
+                await self.runtime.tasks.restore(partitions)
+                return td.Restored()
+            case td.ReadyToClaim(starts):
+                self.runtime.crash(CrashPoint.BEFORE_CLAIM)
+                self.runtime.epochs.post(ev.TakenOver(self.effect.assignment, starts))
+                return None
+            case td.TakeoverFailed(message, exit_code):
+                error = DataAtRisk(message)
+                error.exit_code = exit_code
+                self.runtime.fail(error)
+                return None
+
+    async def _read(
+        self, partitions: frozenset[Partition], stability: Stability
+    ) -> dict[Partition, Any]:
+        """Read offsets; a broker that does not answer is asked again, nothing is at risk."""
+        while True:
+            try:
+                return await self.runtime.read_offsets(partitions, stability)
+            except Unreachable as error:
+                log.warning(LogEvent.KAFKA_UNREACHABLE, error=str(error))
+                await asyncio.sleep(TAKEOVER_RETRY_S)
+
+    async def _fence(self, incarnation: str) -> None:
+        """End the rights of an incarnation: both of its transactional ids."""
+        log.info(LogEvent.INCARNATION_FENCED, incarnation=incarnation)
+        for number in (0, 1):
+            transactional_id = f"{self.runtime.app.conf.id}.{incarnation}.{number}"
+            while True:
+                try:
+                    await asyncio.to_thread(
+                        fence, self.runtime.client_config, transactional_id, FENCE_S_MAX
+                    )
+                    break
+                except Unreachable as error:
+                    log.warning(LogEvent.KAFKA_UNREACHABLE, error=str(error))
+                    await asyncio.sleep(TAKEOVER_RETRY_S)

@@ -1,0 +1,220 @@
+"""Tasks: opening, restoring, applying and closing the stores of the partitions that are ours.
+
+A task is one partition number of a co-partitioned set of topics and tables; it has one RocksDB with
+a column family per table. Restoring runs on a worker thread, outside of the group's callbacks, and
+ends when every changelog's *position* has reached the high watermark that was taken when it began
+(not at a last record: transactions end in control records that are never delivered).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from onceflow.decisions.copartition import tasks as tasks_of
+from onceflow.decisions.crash_points import CrashPoint
+from onceflow.ids import Partition, TaskId
+from onceflow.kafka.changelog import LOG_START, ChangelogReader
+from onceflow.observe.events import LogEvent
+from onceflow.observe.health import TaskState
+from onceflow.observe.logs import get_logger
+from onceflow.state.memory import MemoryBudget
+from onceflow.state.overlay import Changes
+from onceflow.state.restore import KeyLayout, RestoreLoader
+from onceflow.state.task_store import StoreIdentity, TaskStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from onceflow.engine.runtime import Runtime
+    from onceflow.engine.sealing import Sealed
+
+log = get_logger(__name__)
+
+_POLL_RECORDS = 20_000
+_POLL_S = 0.1
+_PROGRESS_S = 1.0
+"""How often a running restore is logged and shown."""
+DELETE_RETENTION_MS = 86_400_000
+"""Kafka's default ``delete.retention.ms``. A store is trusted for half of it: later, tombstones may
+be gone from the changelog, and deleted keys would come back."""
+
+
+class _Restoring(NamedTuple):
+    task: TaskId
+    table: str
+    loader: RestoreLoader
+    store: TaskStore
+
+
+def wall_ms() -> int:
+    """Return the wall clock in ms: the age of stores is told by it."""
+    return int(time.time() * 1000)  # noqa: TID251 - an edge: stores outlive processes
+
+
+class Tasks:
+    """The open tasks of this worker.
+
+    Fields:
+        stores: open store per task; a task without tables has none.
+        partitions: input partitions per open task.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.stores: dict[TaskId, TaskStore] = {}
+        self.partitions: dict[TaskId, frozenset[Partition]] = {}
+        self._budget: MemoryBudget | None = None
+        self._identity: StoreIdentity | None = None
+
+    def _tables(self, task: TaskId) -> dict[str, object]:
+        return {
+            table.name: table
+            for table in self.runtime.tables()
+            if table.partition_count == task.partition_count
+        }
+
+    @property
+    def directory(self) -> Path:
+        """Where the stores are: beside Faust's own tables, which are never touched."""
+        return Path(self.runtime.app.conf.appdir) / "onceflow"
+
+    async def identify(self) -> None:
+        """Learn which cluster and which changelog topics the state belongs to."""
+        names = {t.name: t.changelog_topic_name for t in self.runtime.tables()}
+        topics = await self.runtime.admin.topics(set(names.values()))
+        self._identity = StoreIdentity(
+            app=self.runtime.app.conf.id,
+            cluster_id=await self.runtime.admin.cluster_id(),
+            changelog_topic_ids={t: topics[topic].topic_id for t, topic in names.items()},
+        )
+
+    async def restore(self, partitions: Iterable[Partition]) -> None:
+        """Open the tasks of these input partitions and bring their stores up to date."""
+        if self._identity is None:
+            await self.identify()
+        opened: dict[TaskId, frozenset[Partition]] = {
+            task: frozenset(inputs)
+            for task, inputs in tasks_of(
+                frozenset(partitions), self.runtime.partition_counts
+            ).items()
+        }
+        self.runtime.health.assigned([*self.partitions, *opened])
+        restoring: dict[Partition, _Restoring] = {}
+        for task, inputs in opened.items():
+            self.partitions[task] = inputs
+            self.runtime.health.task(task, TaskState.RESTORING)
+            tables = self._tables(task)
+            if not tables:
+                continue
+            store = self._open(task, list(tables))
+            self.stores[task] = store
+            for name, table in tables.items():
+                layout = KeyLayout.PLAIN if table.window is None else KeyLayout.WINDOWED  # pyright: ignore
+                changelog = Partition(table.changelog_topic_name, task.number)  # pyright: ignore
+                loader = RestoreLoader(store, name, layout)
+                restoring[changelog] = _Restoring(task, name, loader, store)
+        if restoring:
+            await self._replay(restoring)
+        for task in opened:
+            for table in self._tables(task).values():
+                table.open_part(task.number, self.stores[task])  # pyright: ignore
+            self.runtime.health.task(task, TaskState.RUNNING)
+
+    def _open(self, task: TaskId, tables: list[str]) -> TaskStore:
+        if self._budget is None:
+            self._budget = MemoryBudget(int(self.runtime.settings.state_memory_bytes))
+        identity = self._identity
+        if identity is None:
+            message = "tasks are opened after identify()"
+            raise RuntimeError(message)
+        path = self.directory / f"{task.partition_count}-{task.number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store = TaskStore.open(
+            path,
+            identity,
+            tables,
+            self._budget,
+            now_ms=wall_ms(),
+            trusted_for_ms=DELETE_RETENTION_MS // 2,
+        )
+        for name, reason in store.rebuild_reasons.items():
+            log.warning(LogEvent.STORE_REBUILT, task=str(task), table=name, reason=str(reason))
+        return store
+
+    async def _replay(self, restoring: dict[Partition, _Restoring]) -> None:
+        """Replay changelogs until each position reaches its high watermark."""
+        started_s = time.monotonic()
+        positions: dict[Partition, int] = {}
+        marks = await self.runtime.admin.watermarks(restoring)
+        for partition, each in restoring.items():
+            each.store.check_position(each.table, marks[partition].high)
+            position = each.store.changelog_position(each.table)
+            positions[partition] = LOG_START if position is None else position
+        reader = await asyncio.to_thread(
+            ChangelogReader, self.runtime.client_config, positions
+        )
+        try:
+            records = await self._read_up(reader, restoring)
+        finally:
+            await asyncio.to_thread(reader.close)
+        for each in restoring.values():
+            each.loader.caught_up(now_ms=wall_ms())
+            self.runtime.metrics.restore(each.task, each.table, 0)
+        elapsed_s = time.monotonic() - started_s
+        log.info(LogEvent.TASK_RESTORED, records=records, changelogs=len(restoring), elapsed_s=elapsed_s)
+
+    async def _read_up(
+        self, reader: ChangelogReader, restoring: dict[Partition, _Restoring]
+    ) -> int:
+        records, shown_s = 0, time.monotonic()
+        while reader.remaining():
+            runs = await asyncio.to_thread(reader.poll, _POLL_RECORDS, _POLL_S)
+            for run in runs:
+                self.runtime.crash(CrashPoint.DURING_RESTORE)
+                loader = restoring[run.partition].loader
+                for _ in loader.load_pieces(run.keys, run.values, run.offsets, now_ms=wall_ms()):
+                    await asyncio.sleep(0)
+                records += len(run)
+            if time.monotonic() - shown_s > _PROGRESS_S:
+                shown_s = time.monotonic()
+                log.info(LogEvent.TASK_RESTORING, records=records, remaining=reader.remaining())
+                for partition, each in restoring.items():
+                    left = reader.high_watermarks[partition] - reader.position(partition)
+                    self.runtime.metrics.restore(each.task, each.table, max(0, left))
+                    self.runtime.health.task(each.task, TaskState.RESTORING, max(0, left))
+        return records
+
+    def apply(self, sealed: Sealed, held: frozenset[Partition]) -> None:
+        """Write the committed epoch into the stores of tasks that are still ours.
+
+        Invariant INV-STATE-1: called only after Kafka committed the epoch.
+        """
+        numbers = {partition.number for partition in held}
+        for task, store in self.stores.items():
+            changes: dict[str, Changes] = {
+                name: change
+                for (name, number), change in sealed.changes.items()
+                if number == task.number and name in self._tables(task)
+            }
+            if changes and task.number in numbers:
+                store.apply(changes, now_ms=wall_ms())
+
+    def close(self, partitions: Iterable[Partition]) -> None:
+        """Close the tasks that any of these partitions belongs to."""
+        gone = frozenset(partitions)
+        for task in [t for t, inputs in self.partitions.items() if inputs & gone]:
+            del self.partitions[task]
+            for table in self._tables(task).values():
+                table.close_part(task.number)  # pyright: ignore
+            store = self.stores.pop(task, None)
+            if store is not None:
+                store.close()
+            self.runtime.metrics.task_closed(task)
+        self.runtime.health.assigned(list(self.partitions))
+
+    def close_all(self) -> None:
+        """Close everything."""
+        self.close([p for inputs in self.partitions.values() for p in inputs])

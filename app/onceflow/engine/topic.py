@@ -1,0 +1,166 @@
+"""Topics whose subscriptions read whole batches, and whose sends join the epoch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import faust
+from faust.types.core import prepare_headers
+
+from onceflow.engine.codecs import is_stock_schema, key_decoder, value_decoder
+from onceflow.engine.gate import Cursor
+from onceflow.engine.runtime import runtime_of
+from onceflow.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from faust.types import AppT, EventT, FutureMessage, RecordMetadata
+
+
+class Topic(faust.Topic):
+    """A Faust topic. One that is iterated has a `Cursor`, through which its streams read."""
+
+    _cursor: Cursor | None = None
+
+    def __init__(self, app: AppT, **options: Any) -> None:
+        if options.get("pattern") is not None:
+            message = (
+                f"The topic pattern {options['pattern']!r} cannot be used: which topics form a "
+                "task would change while the app runs, and state would land on other partitions. "
+                "Nothing was consumed. Name the topics instead: app.topic('a', 'b')."
+            )
+            raise ConfigError(message)
+        super().__init__(app, **options)
+        self.decode_value: Callable[[bytes | None], Any] = self._first_value
+        self.decode_key: Callable[[bytes | None], Any] = self._first_key
+
+    def _compile_decode(self) -> None:
+        """Leave Faust's per-message decoder out: batches are decoded by the stream."""
+
+    def _check_schema(self) -> None:
+        if not is_stock_schema(self.schema):
+            message = (
+                f"The schema {type(self.schema).__name__} of topic {self} overrides loads_key or "
+                "loads_value, which need a message per record. Nothing was consumed. Put the "
+                "decoding into a codec (faust.Codec) or into the value type instead."
+            )
+            raise ConfigError(message)
+
+    def _first_value(self, raw: bytes | None) -> Any:
+        self._check_schema()
+        self.decode_value = value_decoder(self.app, self)
+        return self.decode_value(raw)
+
+    def _first_key(self, raw: bytes | None) -> Any:
+        self._check_schema()
+        self.decode_key = key_decoder(self.app, self)
+        return self.decode_key(raw)
+
+    @property
+    def cursor(self) -> Cursor:
+        """The reading place of this subscription, shared by the actors that iterate it."""
+        if self._cursor is None:
+            self._cursor = runtime_of(self.app).new_cursor()
+        return self._cursor
+
+    def read_through(self, cursor: Cursor) -> None:
+        """Use ``cursor`` instead of one that takes part in the epochs (reply topics)."""
+        self._cursor = cursor
+
+    async def send(self, **options: Any) -> Awaitable[RecordMetadata]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Send a record: in the epoch of the record being processed, or through the outbox.
+
+        Takes Faust's arguments, and ``delivery="at_least_once"`` to send outside the transaction
+        at once, with what its name says.
+
+        Raises:
+            SerializationError: key or value cannot be encoded or is too large; the record being
+                processed is to blame.
+        """
+        return await self.publish(**options)
+
+    def publish(
+        self,
+        *,
+        key: Any = None,
+        value: Any = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: Any = None,
+        schema: Any = None,
+        key_serializer: Any = None,
+        value_serializer: Any = None,
+        callback: Any = None,
+        force: bool = False,  # noqa: ARG002 - Faust's signature; every send joins the epoch
+        delivery: str = "exactly_once",
+    ) -> Awaitable[RecordMetadata]:
+        """Encode a record and hand it over; what `send` awaits."""
+        open_headers: Any = prepare_headers(headers) if headers is not None else {}
+        key_bytes, open_headers = self.prepare_key(key, key_serializer, schema, open_headers)
+        value_bytes, open_headers = self.prepare_value(
+            value, value_serializer, schema, open_headers
+        )
+        sent = runtime_of(self.app).sender.send(
+            self.get_topic_name(),
+            key_bytes,
+            value_bytes,
+            partition,
+            timestamp,
+            open_headers,
+            delivery=delivery,
+        )
+        if callback is not None:
+            message = self.as_future_message(
+                key_bytes,
+                value_bytes,
+                partition,
+                timestamp,
+                headers,
+                key_serializer="raw",
+                value_serializer="raw",
+                callback=callback,
+            )
+            runtime_of(self.app).sender.call_back(sent, message)
+        return sent
+
+    async def publish_message(
+        self,
+        fut: FutureMessage,
+        wait: bool = False,  # noqa: FBT001, FBT002 - Faust's signature
+    ) -> Awaitable[RecordMetadata]:
+        """Send an already encoded message (Faust's internal path, as used by ``send_soon``)."""
+        message = fut.message
+        sent = runtime_of(self.app).sender.send(
+            self._topic_name_or_default(message.channel),
+            cast("bytes | None", message.key),
+            cast("bytes | None", message.value),
+            message.partition,
+            message.timestamp,
+            message.headers,
+        )
+        runtime_of(self.app).sender.call_back(sent, fut)
+        if wait:
+            await sent
+        return sent
+
+    async def throw(self, exc: BaseException) -> None:
+        """Raise ``exc`` in the stream that iterates this subscription."""
+        self._throw(exc)
+
+    def _throw(self, exc: BaseException) -> None:
+        self.cursor.throw(exc)
+
+    async def put(self, event: EventT) -> None:
+        """Refuse: an event put past Kafka has no offset, so it could not be exactly once."""
+        message = (
+            f"put() on topic {self} bypasses Kafka: the event would have no offset and be lost or "
+            "repeated by a crash. Send it to the topic, or use app.channel() for in-memory events."
+        )
+        raise ConfigError(message)
+
+    def on_stop_iteration(self) -> None:
+        """Take part in no further epoch once an isolated partition's iteration ended."""
+        if self.active_partitions is not None and self._cursor is not None:
+            runtime_of(self.app).gate.discard(self._cursor)
+        super().on_stop_iteration()
