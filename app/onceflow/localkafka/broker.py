@@ -9,20 +9,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onceflow.errors import Unreachable
+from onceflow.localkafka.guard import Tie, guarded
 from onceflow.localkafka.wire import Address
 
 if TYPE_CHECKING:
     from onceflow.localkafka.properties import Node
-
-_GUARD = Path(__file__).with_name("guard.py")
 
 _PID_S = 20.0
 """Seconds until the guard must have started Java; it takes a tenth of one."""
@@ -30,15 +27,11 @@ _PID_S = 20.0
 _LOOK_S = 0.05
 """Pause between two looks at a process that is about to start or to end."""
 
+_PAUSE_S = 10.0
+"""Seconds until all threads must have seen SIGSTOP; milliseconds, unless the machine is loaded."""
+
 _TAIL_LINES = 15
 """Lines of a dead broker's log that its error shows; Kafka's last words are about ten."""
-
-
-class Tie(Enum):
-    """Whether brokers end with the process that started them; values are the guard's words."""
-
-    TIED = "tied"
-    DETACHED = "detached"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +88,7 @@ class Broker:
             Unreachable: Java could not be started; the message has its last words.
         """
         self._pid_file.unlink(missing_ok=True)
-        command = [sys.executable, "-I", "-S", str(_GUARD), launch.tie.value, str(os.getpid())]
-        command += [str(self._pid_file), str(launch.purge or "-"), *self._java_command(launch)]
+        command = guarded(self._java_command(launch), self._pid_file, launch.tie, launch.purge)
         with self.log_path.open("ab") as log:
             self._log_start_bytes = log.tell()
             guard = subprocess.Popen(
@@ -127,6 +119,24 @@ class Broker:
         pid = self.pid()
         if pid is not None:
             os.kill(pid, number)
+
+    def pause(self) -> None:
+        """Freeze the broker; returns when none of its threads runs any more.
+
+        Raises:
+            Unreachable: it does not run, or did not freeze.
+        """
+        self.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + _PAUSE_S
+        while True:
+            pid = self.pid()
+            if pid is None:
+                raise Unreachable(f"broker {self.node.node} does not run, so it was not paused")
+            if _is_stopped(pid):
+                return
+            if time.monotonic() > deadline:
+                raise Unreachable(f"broker {self.node.node} still runs {_PAUSE_S} s after SIGSTOP")
+            time.sleep(_LOOK_S)
 
     def terminate(self) -> None:
         """Ask the broker to stop in order, also when it is paused."""
@@ -176,6 +186,17 @@ class Broker:
         ]
 
 
+def _is_stopped(pid: int) -> bool:
+    if Path("/proc/self").exists():
+        # The state of each thread follows the program's name, which stands in parentheses.
+        try:
+            states = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+        except (FileNotFoundError, ProcessLookupError):
+            return False  # a thread has just ended, so it was not stopped
+        return all(text.rpartition(")")[2].split()[0] == "T" for text in states)
+    return _listing(pid, "state=").startswith("T")
+
+
 def _command_line(pid: int) -> str:
     """The command line of a process, empty when it is gone or a zombie."""
     if Path("/proc/self").exists():
@@ -183,7 +204,10 @@ def _command_line(pid: int) -> str:
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
         except (FileNotFoundError, ProcessLookupError):
             return ""
-    listing = subprocess.run(
-        ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    return listing.stdout
+    return _listing(pid, "command=")
+
+
+def _listing(pid: int, column: str) -> str:
+    """A column of ``ps``, for systems without /proc."""
+    command = ["ps", "-ww", "-o", column, "-p", str(pid)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout

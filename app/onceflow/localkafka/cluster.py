@@ -14,12 +14,14 @@ import shutil
 import signal
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
 from onceflow.errors import ConfigError, Unreachable
 from onceflow.limits import KAFKA_READY_S, KAFKA_STOP_S
-from onceflow.localkafka.broker import Broker, Launch, Tie
+from onceflow.localkafka.broker import Broker, Launch
+from onceflow.localkafka.guard import Tie
 from onceflow.localkafka.jars import classpath
 from onceflow.localkafka.java import find_java
 from onceflow.localkafka.plan import Plan, load_plan, make_plan, save_plan
@@ -141,12 +143,11 @@ class LocalKafka:
         purge = self._directory if self._given_directory is None else None
         self._launch = Launch(java, jars, self._heap_mb, self._tie, purge)
         self._progress(f"starting Apache Kafka ({self._count} broker{'s' * (self._count > 1)})")
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._leave_directory)
+            undo.callback(self._end_brokers, 0.0)
             self._start_with_free_ports(self._launch)
-        except BaseException:
-            self._end_brokers(in_order=False)
-            self._leave_directory()
-            raise
+            undo.pop_all()
 
     def stop(self) -> None:
         """End the brokers; a temporary directory is removed. Does nothing when not running.
@@ -156,7 +157,7 @@ class LocalKafka:
         """
         if self._directory is None:
             return
-        self._end_brokers(in_order=self._given_directory is not None)
+        self._end_brokers(0.0 if self._given_directory is None else KAFKA_STOP_S)
         self._leave_directory()
 
     def release(self) -> None:
@@ -188,7 +189,7 @@ class LocalKafka:
 
     def stop_broker(self, broker: int = 1) -> None:
         """Stop a broker in order; one that does not end within ``KAFKA_STOP_S`` is killed."""
-        _stop([self._broker(broker)], KAFKA_STOP_S)
+        stop_brokers([self._broker(broker)])
 
     def start_broker(self, broker: int = 1) -> None:
         """Start a broker again, on its ports and data; returns when it is in the cluster.
@@ -211,8 +212,12 @@ class LocalKafka:
             time.sleep(0.1)
 
     def pause(self, broker: int = 1) -> None:
-        """Freeze a broker by SIGSTOP: its connections stay open and nothing answers."""
-        self._broker(broker).signal(signal.SIGSTOP)
+        """Freeze a broker by SIGSTOP: its connections stay open and nothing answers.
+
+        Raises:
+            Unreachable: it does not run, or did not freeze.
+        """
+        self._broker(broker).pause()
 
     def resume(self, broker: int = 1) -> None:
         """Let a paused broker go on."""
@@ -252,7 +257,7 @@ class LocalKafka:
             except Unreachable as error:
                 if "Address already in use" not in str(error) or attempt == _START_ATTEMPTS:
                     raise
-                self._end_brokers(in_order=False)
+                self._end_brokers(0.0)
             else:
                 return
 
@@ -294,8 +299,8 @@ class LocalKafka:
                     f"({member.log_path}):\n{member.log_tail()}"
                 )
 
-    def _end_brokers(self, *, in_order: bool) -> None:
-        _stop(list(self._brokers.values()), KAFKA_STOP_S if in_order else 0.0)
+    def _end_brokers(self, patience_s: float) -> None:
+        stop_brokers(list(self._brokers.values()), patience_s)
 
 
 def _locked(file: IO[str]) -> bool:
@@ -312,8 +317,8 @@ def _any_runs(directory: Path) -> bool:
     return plan is not None and any(Broker(node, directory).pid() for node in plan.nodes)
 
 
-def _stop(brokers: Sequence[Broker], patience_s: float) -> None:
-    """End brokers together: in order within ``patience_s``, then by SIGKILL."""
+def stop_brokers(brokers: Sequence[Broker], patience_s: float = KAFKA_STOP_S) -> None:
+    """End brokers together, whoever started them: in order within ``patience_s``, then killed."""
     if patience_s:
         for broker in brokers:
             broker.terminate()
@@ -322,11 +327,6 @@ def _stop(brokers: Sequence[Broker], patience_s: float) -> None:
         if not broker.wait_ended(max(0.0, deadline - time.monotonic())):
             broker.signal(signal.SIGKILL)
             broker.wait_ended(_KILL_S)
-
-
-def stop_brokers(brokers: Sequence[Broker]) -> None:
-    """Stop brokers that another process started, in order within ``KAFKA_STOP_S``."""
-    _stop(brokers, KAFKA_STOP_S)
 
 
 def external_bootstrap() -> str | None:

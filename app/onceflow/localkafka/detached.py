@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onceflow.errors import ConfigError
-from onceflow.localkafka.broker import Broker, Tie
+from onceflow.localkafka.broker import Broker
 from onceflow.localkafka.cache import cache_directory
 from onceflow.localkafka.cluster import (
     LocalKafka,
@@ -20,6 +20,7 @@ from onceflow.localkafka.cluster import (
     require_external,
     stop_brokers,
 )
+from onceflow.localkafka.guard import Tie
 from onceflow.localkafka.plan import Plan, load_plan
 from onceflow.localkafka.ports import is_free
 from onceflow.localkafka.readiness import answers
