@@ -126,7 +126,7 @@ class HttpAddress(NamedTuple):
 class CrashAt(NamedTuple):
     """Where the process kills itself: at the ``passing``-th passing (from 1) of a crash point."""
 
-    point: CrashPoint
+    name: CrashPoint
     passing: int
 
 
@@ -231,7 +231,8 @@ class Settings(BaseModel):
         """Merge the sources, strongest first, and validate the result.
 
         Args:
-            arguments: values by setting name; ``kafka`` is a mapping by librdkafka's names.
+            arguments: values by setting name; ``kafka`` is a mapping by librdkafka's names, of
+                which each may also stand by itself, as ``kafka.security.protocol``.
             environ: the process environment; only ``ONCEFLOW_*`` is looked at.
             file: a TOML file that must be readable, or None for none.
 
@@ -249,9 +250,12 @@ class Settings(BaseModel):
         )
         for source, layer in layers:
             for name, value in layer.items():
-                if name not in cls.model_fields:
+                if name.startswith(KAFKA_PREFIX):
+                    options[name.removeprefix(KAFKA_PREFIX)] = value
+                    sources[name] = source
+                elif name not in cls.model_fields:
                     raise ConfigError(_unknown(name, source, cls.model_fields))
-                if name == "kafka":
+                elif name == "kafka":
                     for option, setting in _flat(value, source).items():
                         options[option] = setting
                         sources[KAFKA_PREFIX + option] = source
@@ -382,16 +386,13 @@ def url_arguments(url: str) -> dict[str, object]:
         ConfigError: a setting stands twice in the query. The user removes one.
     """
     found: dict[str, object] = {}
-    options: dict[str, object] = {}
     for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
-        target = options if name.startswith(KAFKA_PREFIX) else found
-        key = name.removeprefix(KAFKA_PREFIX)
-        if key in target:
+        if name in found:
             raise ConfigError(
                 f"The broker URL sets {name} twice, so it is unclear which is meant. Remove one."
             )
-        target[key] = value
-    return found | {"kafka": options} if options else found
+        found[name] = value
+    return found
 
 
 def _read_environment(environ: Mapping[str, str], names: Mapping[str, object]) -> dict[str, object]:

@@ -57,7 +57,7 @@ def worker(
     if settings.processes == 1:
         from onceflow.engine.worker import run  # noqa: PLC0415
 
-        raise typer.Exit(run(app_path, log_level=log_level, part=None))
+        raise typer.Exit(run(app_path, loglevel=log_level))
 
     from onceflow.supervisor.child import Fleet  # noqa: PLC0415
     from onceflow.supervisor.fleet import supervise  # noqa: PLC0415

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from onceflow.errors import InvariantViolation, OnceflowError
 from onceflow.supervisor.lifeline import watch_lifeline
@@ -36,13 +37,26 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv, _Arguments())
     watch_lifeline(arguments.lifeline, arguments.drain_bound_s)
     # Imported here, so that the lifeline is watched before the second that Faust's import takes.
-    from onceflow.engine.worker import run  # noqa: PLC0415
+    from onceflow.engine.worker import find_app, run  # noqa: PLC0415
 
     try:
-        return run(arguments.app_path, log_level=arguments.log_level, part=arguments.part)
+        datadir = separate(find_app(arguments.app_path).conf, arguments.part)
+        return run(arguments.app_path, datadir=datadir, loglevel=arguments.log_level)
     except (OnceflowError, InvariantViolation) as error:
         sys.stderr.write(f"onceflow worker {arguments.part}: {error}\n")
         return error.exit_code
+
+
+def separate(conf: Any, part: int) -> Path:
+    """Keep worker ``part`` out of the others' way; return the data directory that is its own.
+
+    Args:
+        conf: the app's Faust settings, whose web port is counted up by ``part``.
+        part: number of the worker under its supervisor, from 0.
+    """
+    conf.web_port += part
+    conf.canonical_url = f"http://{conf.web_host}:{conf.web_port}"
+    return Path(conf.datadir) / f"worker-{part}"
 
 
 if __name__ == "__main__":
