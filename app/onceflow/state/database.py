@@ -67,17 +67,10 @@ class Database:
 
     def metadata_rows(self) -> list[tuple[bytes, bytes]]:
         """All rows of the metadata family."""
-        rows: list[tuple[bytes, bytes]] = []
         try:
-            cursor = self._rdict.iter()
-            cursor.seek_to_first()
-            while cursor.valid():
-                rows.append((cast("bytes", cursor.key()), cast("bytes", cursor.value())))
-                cursor.next()
-            cursor.status()
+            return _rows_of(self._rdict)
         except Exception as error:
             raise translate(error, self.path) from error
-        return rows
 
     def write(self, batch: WriteBatch) -> None:
         """Write a batch over all families, all or nothing. Holds the interpreter meanwhile."""
@@ -106,6 +99,17 @@ def _families_in(path: Path) -> set[str]:
 def _open(path: Path, names: Iterable[str], budget: MemoryBudget) -> Rdict:
     families = {name: budget.options() for name in sorted(names)}
     return Rdict(str(path), budget.options(), column_families=families)
+
+
+def _rows_of(family: Rdict) -> list[tuple[bytes, bytes]]:
+    rows: list[tuple[bytes, bytes]] = []
+    cursor = family.iter()
+    cursor.seek_to_first()
+    while cursor.valid():
+        rows.append((cast("bytes", cursor.key()), cast("bytes", cursor.value())))
+        cursor.next()
+    cursor.status()
+    return rows
 
 
 def _table_of(family_name: str) -> str:

@@ -59,11 +59,18 @@ class StoreDirectory:
         damage = stated.get("damage")
         if damage is not None:
             return RebuildReason(Reason.CORRUPT, str(damage))
+        if stated.get("opened") and not (self.path / "CURRENT").exists():
+            return RebuildReason(Reason.CORRUPT, f"files of {self.path} are missing")
         return None
+
+    def note_opened(self) -> None:
+        """Remember that RocksDB's files exist, so that their loss is told from a new store."""
+        if not self._read_marker().get("opened"):
+            self._write_marker({"format": FORMAT_VERSION, "opened": True})
 
     def note_damage(self, text: str) -> None:
         """Remember beyond this process that files are damaged, so that the next open wipes them."""
-        self._write_marker({"format": FORMAT_VERSION, "damage": text})
+        self._write_marker({"format": FORMAT_VERSION, "opened": True, "damage": text})
 
     def empty(self) -> None:
         """Remove everything but the marker, which keeps the lock, and reset what it says."""

@@ -84,18 +84,14 @@ class TableReads:
     def first_key(self, table: str) -> bytes | None:
         """The lowest key, None in an empty table."""
         try:
-            cursor = self._families[table].iter()
-            cursor.seek_to_first()
-            return _key_under(cursor)
+            return _first_key_of(self._families[table])
         except Exception as error:
             raise self._explain(error) from error
 
     def last_key(self, table: str) -> bytes | None:
         """The highest key, None in an empty table."""
         try:
-            cursor = self._families[table].iter()
-            cursor.seek_to_last()
-            return _key_under(cursor)
+            return _last_key_of(self._families[table])
         except Exception as error:
             raise self._explain(error) from error
 
@@ -153,6 +149,18 @@ def _check_end(family: Rdict, last: bytes | None, stop: bytes | None) -> None:
         if cursor.valid():
             cursor.next()
     cursor.status()
+
+
+def _first_key_of(family: Rdict) -> bytes | None:
+    cursor = family.iter()
+    cursor.seek_to_first()
+    return _key_under(cursor)
+
+
+def _last_key_of(family: Rdict) -> bytes | None:
+    cursor = family.iter()
+    cursor.seek_to_last()
+    return _key_under(cursor)
 
 
 def _key_under(cursor: RdictIter) -> bytes | None:

@@ -7,6 +7,7 @@ rocksdict raises bare ``Exception`` with the text of a RocksDB ``Status`` ("IO e
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING
 
 from onceflow.errors import ConfigError, OnceflowError, StorageFailed, TaskCorrupted
@@ -21,11 +22,15 @@ _MISSING = "No such file or directory"
 def translate(error: Exception, path: Path) -> Exception:
     """The error to raise instead of rocksdict's ``error`` about the store at ``path``.
 
+    Also empties the frames that ``error`` has passed through: a cursor kept alive by a traceback
+    would keep RocksDB's lock, and the store could not be opened again while the error is handled.
+
     Returns:
         ConfigError: the store is open elsewhere. TaskCorrupted: files are damaged or missing, wipe
         and restore. StorageFailed: the disk is full, read-only or broken. Anything that RocksDB did
         not say (a programming error, an interrupt) comes back as it is.
     """
+    traceback.clear_frames(error.__traceback__)
     text = str(error)
     if isinstance(error, OnceflowError) or type(error) is not Exception:
         return error

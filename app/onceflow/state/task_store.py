@@ -77,6 +77,7 @@ class TaskStore(TableReads):
         self.rebuild_reasons: Final[dict[str, RebuildReason]] = dict(files.reasons)
         self._metadata = files.metadata
         self._budget = budget
+        self._tables: frozenset[str] = frozenset()
         self._dirty_since_ms: int | None = None
         self._closed = False
         budget.register(self)
@@ -113,8 +114,8 @@ class TaskStore(TableReads):
         try:
             return _open_once(path, identity, tables, budget, now_ms, trusted_for_ms)
         except TaskCorrupted:
-            # The damage was met while clearing a table and is noted in the directory, so that the
-            # second time the store starts empty, with that reason.
+            # Damage met while clearing a table is noted in the directory, so that the second time
+            # the store starts empty, with that reason.
             return _open_once(path, identity, tables, budget, now_ms, trusted_for_ms)
 
     @staticmethod
@@ -164,11 +165,13 @@ class TaskStore(TableReads):
         batch = WriteBatch(raw_mode=True)
         for table, change in changes.items():
             self._stage(batch, table, change)
-        for table in self._metadata.as_of_ms:
+        restored = self._metadata.as_of_ms.keys() & self._tables
+        for table in restored:
             batch.delete(as_of_row(table))
         batch.put(APPLIED_ROW, encode_number(now_ms))
         self._write(batch, changes, now_ms)
-        self._metadata.as_of_ms.clear()
+        for table in restored:
+            del self._metadata.as_of_ms[table]
         self._metadata.applied_ms = now_ms
         self._budget.flush_old(now_ms)
 
@@ -229,17 +232,20 @@ class TaskStore(TableReads):
         """Clear what is not trusted and write whose store it is; the last step of ``open``."""
         for table in self.rebuild_reasons.keys() & self._families.keys():
             self.clear_table(table)
+        self._tables = frozenset(tables)
         known = self._metadata
         batch = WriteBatch(raw_mode=True)
         batch.put(APP_ROW, identity.app.encode())
         batch.put(CLUSTER_ROW, identity.cluster_id.encode())
-        for table in tables:
+        for table in sorted(self._tables | known.positions.keys()):
             as_of_ms = known.complete_as_of_ms(table) if table in known.positions else None
             known.as_of_ms[table] = now_ms if as_of_ms is None else as_of_ms
-            known.topic_ids[table] = identity.changelog_topic_ids[table]
             batch.put(as_of_row(table), encode_number(known.as_of_ms[table]))
+        for table in tables:
+            known.topic_ids[table] = identity.changelog_topic_ids[table]
             batch.put(topic_row(table), known.topic_ids[table].encode())
         self._write(batch, {}, now_ms)
+        self._directory.note_opened()
 
     def _stage(self, batch: WriteBatch, table: str, change: Changes) -> None:
         """Put a table's changes and position into a batch, range deletes first."""

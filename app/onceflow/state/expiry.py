@@ -1,0 +1,50 @@
+"""Finding expired windows, a bounded number at a time.
+
+Expiry is part of an epoch: each expired row gets a tombstone in the changelog, so what one epoch
+expires is bounded, while the store needs only one range delete for all of them. Windows start their
+store keys, so that the rows to expire are the first ones of the table.
+
+Imports no rocksdict: reads go through overlay and store.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+from onceflow.errors import invariant
+from onceflow.state.keys import expired_ranges
+
+if TYPE_CHECKING:
+    from onceflow.state.overlay import Overlay
+    from onceflow.state.task_store import TaskStore
+
+
+class ExpiredRows(NamedTuple):
+    """Rows to expire, and the range to delete that holds exactly them.
+
+    ``complete`` is whether no further row of the table is expired.
+    """
+
+    rows: list[tuple[bytes, bytes]]
+    deleted_range: tuple[bytes, bytes]
+    complete: bool
+
+
+def find_expired(
+    overlay: Overlay, store: TaskStore, horizon_start_s: float, limit: int
+) -> ExpiredRows:
+    """The first ``limit`` rows of windows that start before ``horizon_start_s``.
+
+    Rows are those that the epoch sees: its own writes count, its deletes do not. The caller
+    writes a tombstone for each and hands ``deleted_range`` to ``Overlay.delete_range``.
+
+    Raises:
+        TaskCorrupted, StorageFailed: as ``TableReads``.
+    """
+    invariant(limit > 0, "INV-STATE-5: expiry makes progress", limit=limit)
+    start, stop = expired_ranges(overlay.table, horizon_start_s)
+    rows = list(islice(overlay.scan(store, start, stop), limit + 1))
+    if len(rows) <= limit:
+        return ExpiredRows(rows, (start, stop), complete=True)
+    return ExpiredRows(rows[:limit], (start, rows[limit][0]), complete=False)
