@@ -19,7 +19,15 @@ TOP_LEVEL = {
 }
 """The only names at the root of the repository, apart from dotfiles."""
 
-LOOP_ROOTS: dict[str, str] = {}
+LOOP_ROOTS: dict[str, str] = {
+    "onceflow.engine.agent:Agent._execute_actor": "the user's agent raised; on_error decides",
+    "onceflow.engine.epochs:Epochs._run": "the driver of the protocol; an error ends the worker",
+    "onceflow.engine.stream:Stream._records": "a user's codec raised; the record is to blame",
+    "onceflow.engine.stream:Stream._passive_drainer": "a processor raised; the record is to blame",
+    "onceflow.engine.taking:Taker._event": "a user's codec raised; the record is to blame",
+    "onceflow.kafka.poll:PollThread._main": "the root of the poll thread; it must not end unseen",
+    "onceflow.kafka.threads:TransactionThread._main": "a call's error goes to who waits for it",
+}
 """Functions that may catch everything, because nobody above them would see the error."""
 
 BORDERS = {"state": "rocksdict raises bare Exception, which is translated and raised again"}

@@ -99,7 +99,9 @@ def crowded_classes(module: Module) -> Iterator[str]:
             public = [
                 item.name
                 for item in node.body
-                if isinstance(item, FunctionNode) and not item.name.startswith("_")
+                if isinstance(item, FunctionNode)
+                and not item.name.startswith("_")
+                and "property" not in {dotted(each) for each in item.decorator_list}
             ]
             if len(public) > PUBLIC_METHODS_MAX:
                 yield (
