@@ -37,6 +37,11 @@ BOUNDS_BYTES = 16
 """Length of the two encoded bounds that a windowed store key begins with."""
 
 _WHOLE_KEY = b"\x00"
+_FIRST_USUAL = b"[" + _WHOLE_KEY
+_AFTER_USUAL = b"\\"
+# A changelog key is taken the usual way if its first two bytes lie between these: a bracket, and no
+# zero byte after it.
+
 _DOUBLE = struct.Struct(">d")
 _BITS = struct.Struct(">Q")
 _SIGN = 1 << 63
@@ -128,7 +133,7 @@ def from_changelog_many(keys: Iterable[bytes]) -> list[bytes]:
     for key in keys:
         cut = key.rfind(b",[")
         bounds = known(key[cut:])
-        if bounds is None or key[:1] != b"[":
+        if bounds is None or not _FIRST_USUAL < key[:2] < _AFTER_USUAL:
             add(_from_unseen(key, cut))
         else:
             add(bounds + key[1:cut])
@@ -160,7 +165,7 @@ def _from_unseen(key: bytes, cut: int) -> bytes:
     """Parse the bounds of one changelog key and remember them if they are spelled as usual."""
     suffix = key[cut:]
     bounds = _parse_bounds(key, suffix)
-    if _spelling(bounds) != suffix:
+    if _spelling(bounds) != suffix or key[1:2] == _WHOLE_KEY:
         return bounds + _WHOLE_KEY + key
     if len(_bounds_of_suffix) >= WINDOW_CODES_MAX:
         _bounds_of_suffix.clear()
