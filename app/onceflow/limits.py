@@ -57,6 +57,10 @@ STORE_CLOCK_SKEW_MS = 300_000
 """How far in the future a store's last apply may lie. More means that a clock was wrong, so that
 the store's age is unknown and it is rebuilt."""
 
+STORE_STALL_S_MAX = 1.0
+"""How long a write waits for memtables to come below their share of the memory budget. A disk that
+takes longer lets memory grow by one epoch's changes per second, which an operator can see."""
+
 STORE_OPEN_FILES_MAX = 64
 """Table files that one store keeps open. Each costs a descriptor and some kilobytes; a process may
 host hundreds of stores, and the common limit of descriptors is 1,024."""
@@ -189,3 +193,9 @@ TAKEOVER_RETRY_S = 0.5
 
 PRODUCER_STOP_S = 10.0
 """Waiting for sends outside of transactions when a process ends."""
+
+RETRY_BACKOFF_S_MAX = 5.0
+"""The longest wait before a retry of a failing record; the whole partition waits with it."""
+
+DEAD_LETTER_HEADER_BYTES_MAX = 8_000
+"""The stack in a dead letter's header: its end, where the error is. Kafka's records are bounded."""

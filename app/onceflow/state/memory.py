@@ -14,6 +14,7 @@ stores are flushed by age instead (``MemoryBudget.flush_old``).
 from __future__ import annotations
 
 from contextlib import contextmanager
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
@@ -26,7 +27,7 @@ from rocksdict import (
 )
 
 from onceflow.errors import ConfigError
-from onceflow.limits import STORE_MEMORY_BYTES_MIN, STORE_OPEN_FILES_MAX
+from onceflow.limits import STORE_MEMORY_BYTES_MIN, STORE_OPEN_FILES_MAX, STORE_STALL_S_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 _MEMTABLE_SHARE = 4
 """Memtables get one part in four: reads of a warm state gain more from the cache."""
+
+_STALL_STEP_S = 0.001
+"""Step of waiting for flushes; one takes some 10 ms."""
 
 _ARENA_BYTES = 64 * 1024
 """Step in which a memtable grows. RocksDB's default, 1 MB, times tasks times tables would take
@@ -101,14 +105,23 @@ class MemoryBudget:
         """Forget a closed store. Idempotent."""
         self._stores.discard(store)
 
-    def flush_old(self, now_ms: int) -> None:
-        """Start a flush of every store whose oldest unflushed apply is due, idle ones too.
+    def after_write(self, now_ms: int) -> None:
+        """Keep the promises that a write may have broken; every write of every store ends here.
 
-        Each apply calls it. It bounds what a killed worker has to replay, and frees the memtables
-        of stores that receive no more writes.
+        Stores whose oldest unflushed row is due are flushed in the background, idle ones too, which
+        bounds what a killed worker replays. Where memtables exceed their share, all stores are
+        flushed and the caller waits, without holding the interpreter: flushes that cannot keep up
+        (a slow disk, a busy machine) must slow the worker down rather than fill its memory.
         """
         for store in tuple(self._stores):
             store.flush_if_old(now_ms)
+        if self.memtable_bytes() <= self.memtable_bytes_max:
+            return
+        for store in tuple(self._stores):
+            store.flush()
+        until_s = monotonic() + STORE_STALL_S_MAX
+        while self.memtable_bytes() > self.memtable_bytes_max and monotonic() < until_s:
+            sleep(_STALL_STEP_S)
 
     @contextmanager
     def pressure(self) -> Generator[None, None, None]:

@@ -18,7 +18,7 @@ APP_ROW = b"app"
 CLUSTER_ROW = b"cluster"
 APPLIED_ROW = b"applied_ms"
 FLUSHED_ROW = b"flushed_ms"
-"""Written to start a flush, which needs a write; for people who look into a store."""
+"""Time of the oldest row of the last flush. Written because a flush is started by a write."""
 
 _TOPIC_PREFIX = b"topic/"
 _POSITION_PREFIX = b"position/"

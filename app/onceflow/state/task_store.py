@@ -173,7 +173,7 @@ class TaskStore(TableReads):
         for table in restored:
             del self._metadata.as_of_ms[table]
         self._metadata.applied_ms = now_ms
-        self._budget.flush_old(now_ms)
+        self._budget.after_write(now_ms)
 
     def replay(self, table: str, change: Changes, *, now_ms: int) -> None:
         """Write a piece of ``table``'s changelog with its position, atomically.
@@ -183,7 +183,7 @@ class TaskStore(TableReads):
         batch = WriteBatch(raw_mode=True)
         self._stage(batch, table, change)
         self._write(batch, {table: change}, now_ms)
-        self._budget.flush_old(now_ms)
+        self._budget.after_write(now_ms)
 
     def caught_up(self, table: str, *, now_ms: int) -> None:
         """Note that ``table`` had all of its changelog at ``now_ms``. Raises as ``apply``."""
@@ -202,18 +202,20 @@ class TaskStore(TableReads):
         self._write(batch, {}, None)
         self._metadata.positions.pop(table, None)
 
-    def flush_if_old(self, now_ms: int) -> None:
-        """Start flushing all tables, atomically and in the background, if rows wait for long.
-
-        Called through the budget by every apply of the process.
-        """
-        if self._dirty_since_ms is None or now_ms - self._dirty_since_ms < STORE_FLUSH_MS:
+    def flush(self) -> None:
+        """Start flushing all tables, atomically and in the background, if anything is unflushed."""
+        if self._dirty_since_ms is None:
             return
         batch = WriteBatch(raw_mode=True)
-        batch.put(FLUSHED_ROW, encode_number(now_ms))
+        batch.put(FLUSHED_ROW, encode_number(self._dirty_since_ms))
         with self._budget.pressure():
             self._write(batch, {}, None)
         self._dirty_since_ms = None
+
+    def flush_if_old(self, now_ms: int) -> None:
+        """``flush`` if a row has been waiting for STORE_FLUSH_MS; the budget calls it."""
+        if self._dirty_since_ms is not None and now_ms - self._dirty_since_ms >= STORE_FLUSH_MS:
+            self.flush()
 
     def close(self) -> None:
         """Flush, close and give the directory up. Idempotent; scans that still run end here."""
