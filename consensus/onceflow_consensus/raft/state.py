@@ -35,6 +35,16 @@ if TYPE_CHECKING:
 _WITHOUT_TERM = frozenset({MessageKind.PROP, MessageKind.READ_INDEX})
 """Requests that are passed on to whoever leads, in whichever term."""
 
+_FOR_ANOTHER_TERM = frozenset(
+    {
+        MessageKind.VOTE,
+        MessageKind.VOTE_RESP,
+        MessageKind.PRE_VOTE,
+        MessageKind.PRE_VOTE_RESP,
+    }
+)
+"""Messages about the term an election is held for, which a pre-vote has not entered yet."""
+
 
 class RaftState:
     """One replica.
@@ -112,8 +122,14 @@ class RaftState:
         Raises:
             InvariantViolation: a bug: the term is missing, or this replica writes to itself.
         """
+        if message.kind in _WITHOUT_TERM:
+            is_right = message.term == 0
+        elif message.kind in _FOR_ANOTHER_TERM:
+            is_right = message.term > 0
+        else:
+            is_right = message.term == self.term
         invariant(
-            (message.term == 0) == (message.kind in _WITHOUT_TERM),
+            is_right,
             "INV-RAFT-9: every message carries its term, but requests carry none",
             kind=message.kind.value,
             term=message.term,
