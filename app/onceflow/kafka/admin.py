@@ -2,8 +2,7 @@
 
 Decides how administrative requests wait and what their failures mean. librdkafka's administration
 calls block or return futures of its own; they run on a few threads here, so that the event loop
-never blocks. Topics are described by DescribeTopics, which never creates them, unlike a metadata
-request to brokers with automatic creation.
+never blocks.
 """
 
 from __future__ import annotations
@@ -11,16 +10,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from confluent_kafka import (
-    IsolationLevel,
-    KafkaError,
-    KafkaException,
-    TopicCollection,
-    TopicPartition,
-)
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     ConfigResource,  # pyright: ignore[reportPrivateImportUsage] - documented, but not listed
@@ -34,35 +26,22 @@ from onceflow.errors import TopologyError, Unreachable
 from onceflow.ids import Partition
 from onceflow.kafka.configuration import admin_config
 from onceflow.kafka.errors import classify
+from onceflow.kafka.queries import (
+    EARLIEST,
+    LATEST,
+    TopicDescription,
+    describe_topics,
+    list_offsets,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from onceflow.kafka.configuration import ClientConfig
 
+__all__ = ["Admin", "TopicDescription", "Watermarks"]
+
 T = TypeVar("T")
-
-EARLIEST = cast("OffsetSpec", OffsetSpec.earliest())
-LATEST = cast("OffsetSpec", OffsetSpec.latest())
-
-
-@dataclass(frozen=True, slots=True)
-class TopicDescription:
-    """A topic as the brokers know it.
-
-    Attributes:
-        name: its name.
-        topic_id: changes when a topic is deleted and made again under the same name.
-        partition_count: number of partitions.
-        replication_factor: number of replicas of partition 0.
-        leaderless: numbers of partitions that nobody leads at the moment.
-    """
-
-    name: str
-    topic_id: str
-    partition_count: int
-    replication_factor: int
-    leaderless: tuple[int, ...] = ()
 
 
 class Watermarks(NamedTuple):
@@ -102,29 +81,9 @@ class Admin:
         self, names: Iterable[str], timeout_s: float = limits.ADMIN_S_MAX
     ) -> dict[str, TopicDescription]:
         """Describe topics; those that do not exist are left out."""
-        return await self._blocking("describe topics", self._topics, sorted(names), timeout_s)
-
-    def _topics(self, names: list[str], timeout_s: float) -> dict[str, TopicDescription]:
-        if not names:
-            return {}
-        asked = self._client.describe_topics(TopicCollection(names), request_timeout=timeout_s)
-        found: dict[str, TopicDescription] = {}
-        for name, future in asked.items():
-            try:
-                topic = future.result(timeout_s)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise
-                continue
-            partitions = topic.partitions
-            found[name] = TopicDescription(
-                name=name,
-                topic_id=str(topic.topic_id),
-                partition_count=len(partitions),
-                replication_factor=len(partitions[0].replicas) if partitions else 0,
-                leaderless=tuple(p.id for p in partitions if p.leader is None or p.leader.id < 0),
-            )
-        return found
+        return await self._blocking(
+            "describe topics", describe_topics, self._client, sorted(names), timeout_s
+        )
 
     async def topic_configs(
         self, names: Iterable[str], timeout_s: float = limits.ADMIN_S_MAX
@@ -180,8 +139,8 @@ class Admin:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
-        while time.monotonic() < deadline:
-            found = self._topics([new.topic], max(1.0, deadline - time.monotonic())).get(new.topic)
+        while (left_s := deadline - time.monotonic()) > 0:
+            found = describe_topics(self._client, [new.topic], max(1.0, left_s)).get(new.topic)
             if found is not None and not found.leaderless:
                 if found.partition_count != new.num_partitions:
                     raise TopologyError(
@@ -189,6 +148,9 @@ class Admin:
                         f" {new.num_partitions} are needed; nothing was changed. Keys would land"
                         " elsewhere: use a topic of another name, or set the number to match"
                     )
+                # The leaders are named before they serve; an answer of each shows that they do.
+                partitions = [Partition(new.topic, n) for n in range(found.partition_count)]
+                list_offsets(self._client, dict.fromkeys(partitions, EARLIEST), max(1.0, left_s))
                 return found
             time.sleep(0.02)
         raise Unreachable(
@@ -283,24 +245,3 @@ class Admin:
                 " Nothing is lost; check that the brokers run and that this address and the"
                 " brokers' advertised ones can be reached from here"
             ) from error
-
-
-def list_offsets(
-    client: Any, specs: Mapping[Partition, OffsetSpec], timeout_s: float
-) -> dict[Partition, int]:
-    """Ask for offsets of the log, read_uncommitted. Blocks.
-
-    Raises:
-        KafkaException, TimeoutError: to be classified by the caller, in this room.
-    """
-    if not specs:
-        return {}
-    asked = client.list_offsets(
-        {TopicPartition(p.topic, p.number): spec for p, spec in specs.items()},
-        isolation_level=IsolationLevel.READ_UNCOMMITTED,
-        request_timeout=timeout_s,
-    )
-    return {
-        Partition(row.topic, row.partition): future.result(timeout_s).offset
-        for row, future in asked.items()
-    }

@@ -19,10 +19,10 @@ from confluent_kafka.admin import AdminClient
 from onceflow import limits
 from onceflow.errors import DataAtRisk, Unreachable
 from onceflow.ids import Partition
-from onceflow.kafka.admin import EARLIEST, LATEST, list_offsets
 from onceflow.kafka.columns import runs_of, split
 from onceflow.kafka.configuration import admin_config, reader_config
 from onceflow.kafka.errors import classify
+from onceflow.kafka.queries import EARLIEST, LATEST, list_offsets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -216,7 +216,8 @@ def consumer_config(
     if protocol is GroupProtocol.CLASSIC:
         settings["partition.assignment.strategy"] = "range"
         settings["session.timeout.ms"] = session_timeout_ms
-        settings.setdefault("heartbeat.interval.ms", max(100, session_timeout_ms // 5))
+        # A rebalance is noticed at the next heartbeat, so that it bounds how fast partitions move.
+        settings.setdefault("heartbeat.interval.ms", min(500, session_timeout_ms // 5))
     else:
         settings["group.remote.assignor"] = "range"
         # The broker tells the interval; librdkafka refuses the setting under this protocol.

@@ -8,6 +8,7 @@ whatever recorded it sends again.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from confluent_kafka import KafkaException, Producer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
     from confluent_kafka._types import HeadersType
 
+    from onceflow.errors import OnceflowError
     from onceflow.kafka.configuration import ClientConfig, Hooks
     from onceflow.kafka.records import Headers
 
@@ -47,7 +49,9 @@ class PlainProducer:
         except KafkaException as error:
             raise classify(error.args[0], "producer") from error
         self._stopping = False
-        self._delivered: list[tuple[asyncio.Future[Delivery], Delivery | Exception]] = []
+        self._failure: OnceflowError | None = None
+        # Filled by whichever thread serves reports, emptied on the loop.
+        self._delivered: deque[tuple[asyncio.Future[Delivery], Delivery | Exception]] = deque()
         self._thread = threading.Thread(target=self._main, name="onceflow-plain", daemon=True)
         self._thread.start()
 
@@ -70,7 +74,10 @@ class PlainProducer:
         Raises:
             ProducerFull: wait, and produce this record again.
             SerializationError: the record is too large.
+            OutcomeUnknown, Fenced: this producer has failed for good; make a new one.
         """
+        if self._failure is not None:
+            raise self._failure
         future: asyncio.Future[Delivery] = self._loop.create_future()
 
         def delivered(error: KafkaError | None, message: Message) -> None:
@@ -101,7 +108,10 @@ class PlainProducer:
         Raises:
             Unreachable: some records are still queued; their futures stay open.
         """
-        left = await self._loop.run_in_executor(None, self._producer.flush, timeout_s)
+        try:
+            left = await self._loop.run_in_executor(None, self._producer.flush, timeout_s)
+        except KafkaException as error:
+            raise classify(error.args[0], "flush") from error
         # The reports served by the flush itself are handed over like all others.
         self._hand_over()
         if left:
@@ -125,14 +135,19 @@ class PlainProducer:
 
     def _main(self) -> None:
         while not self._stopping:
-            self._producer.poll(0.1)
+            try:
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                # The binding raises a fatal error once; what is queued fails with its own report,
+                # and what is sent later is refused.
+                self._failure = classify(error.args[0], "at-least-once producer")
             if self._delivered:
                 self._loop.call_soon_threadsafe(self._hand_over)
 
     def _hand_over(self) -> None:
         """Complete the futures; on the loop. One wake-up serves all reports of a poll."""
-        delivered, self._delivered = self._delivered, []
-        for future, outcome in delivered:
+        while self._delivered:
+            future, outcome = self._delivered.popleft()
             if future.done():
                 continue
             if isinstance(outcome, Delivery):

@@ -45,7 +45,7 @@ from onceflow.kafka.flight import Flight, Flow
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
 
-    from confluent_kafka import KafkaError, Message
+    from confluent_kafka import Message
 
     from onceflow.kafka.configuration import Settings
     from onceflow.kafka.records import Run
@@ -131,8 +131,7 @@ class PollThread:
         self._on_failure = on_failure
         self._bounds = bounds
         self._incremental = config["group.protocol"] == GroupProtocol.CONSUMER.value
-        self._on_client_error: Callable[[KafkaError], None] | None = config.get("error_cb")
-        self._settings = {**config, "error_cb": self._client_error}
+        self._settings = config
         self._commands: deque[_Command] = deque()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._main, name="onceflow-poll", daemon=True)
@@ -389,12 +388,6 @@ class PollThread:
         if error is not None:
             where = f"{message.topic()}[{message.partition()}] at {message.offset()}"
             self._post(self._on_failure, classify(error, f"consume {where}"))
-
-    def _client_error(self, error: KafkaError) -> None:
-        if self._on_client_error is not None:
-            self._on_client_error(error)
-        if error.fatal():
-            self._post(self._on_failure, classify(error, "consumer"))
 
     def _resume(self, consumer: Consumer) -> None:
         """Go on exactly where delivery ended, whatever librdkafka remembers."""

@@ -228,9 +228,15 @@ class TransactionalProducer:
     def poll(self, timeout_s: float = 0.0) -> int:
         """Serve delivery reports, errors and statistics; often, it is cheap.
 
-        A timeout blocks the event loop, and is for making room in a full queue.
+        A timeout blocks the event loop, and is for making room in a full queue. A fatal error that
+        comes to light here is told by the next call that depends on it.
         """
-        return self._client.poll(timeout_s)
+        try:
+            return self._client.poll(timeout_s)
+        except KafkaException as error:
+            # The binding raises a fatal error from whatever serves it, once.
+            self._fatal = error.args[0]
+            return 0
 
     # Transaction thread.
 
@@ -257,8 +263,13 @@ class TransactionalProducer:
 
         Raises:
             Unreachable: some are still queued; the transaction can be aborted or waited for.
+            Fenced, OutcomeUnknown: the producer is spent.
         """
-        left = self._client.flush(timeout_s)
+        try:
+            left = self._client.flush(timeout_s)
+        except KafkaException as error:
+            self._fatal = error.args[0]
+            raise self._classified(error, "flush") from error
         if left:
             raise Unreachable(
                 f"{left} records were not acknowledged within {timeout_s} s; their transaction has"
@@ -318,7 +329,7 @@ class TransactionalProducer:
         """
         deadline = time.monotonic() + min(limits.ABORT_FLUSH_S, timeout_s)
         while self._produced and not self._acknowledged and time.monotonic() < deadline:
-            self._client.poll(0.01)
+            self.poll(0.01)
         return self._end(self._client.abort_transaction, timeout_s, EndOutcome.ABORTED)
 
     def destroy(self) -> None:
@@ -329,9 +340,9 @@ class TransactionalProducer:
         """
         if self._producer is None:
             return
+        self._producer.purge()
+        self.poll()
         producer, self._producer = self._producer, None
-        producer.purge()
-        producer.poll(0)
         # Dropping the last reference stops librdkafka's threads.
         del producer
 
@@ -346,7 +357,7 @@ class TransactionalProducer:
             failure = error.args[0]
         elapsed_s = time.monotonic() - started
         # Serves the error callbacks of what happened meanwhile.
-        self._client.poll(0)
+        self.poll()
         disturbed = elapsed_s > limits.END_S_SLOW or self._disturbances > 0
         if failure is None:
             return EndResult(success, disturbed, elapsed_s)
@@ -379,8 +390,6 @@ class TransactionalProducer:
 
     def _client_error(self, error: KafkaError) -> None:
         self._disturbances += 1
-        if error.fatal():
-            self._fatal = error
         if self._on_error is not None:
             self._on_error(error)
 

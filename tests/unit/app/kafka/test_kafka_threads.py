@@ -1,0 +1,50 @@
+"""A blocking call never blocks the loop, and one that does not come back is told."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from onceflow.errors import OutcomeUnknown, Unreachable
+from onceflow.kafka.threads import TransactionThread
+
+
+@pytest.fixture
+def thread():
+    made = TransactionThread()
+    yield made
+    made.stop()
+
+
+async def test_calls_run_in_order_off_the_loop_and_return_what_they_return(thread):
+    seen = []
+
+    def call(number):
+        seen.append((number, threading.current_thread().name))
+        return number * 2
+
+    assert [await thread.run(call, n, timeout_s=5) for n in range(3)] == [0, 2, 4]
+    assert seen == [(n, "onceflow-transactions") for n in range(3)]
+
+
+async def test_what_a_call_raises_reaches_the_waiter(thread):
+    def call():
+        raise Unreachable("no answer")
+
+    with pytest.raises(Unreachable, match="no answer"):
+        await thread.run(call, timeout_s=5)
+    assert await thread.run(int, timeout_s=5) == 0
+
+
+async def test_a_call_that_does_not_come_back_is_unknown_and_so_is_all_that_follows(thread):
+    release = threading.Event()
+    started = time.monotonic()
+    with pytest.raises(OutcomeUnknown, match="must end"):
+        await thread.run(release.wait, timeout_s=0.1)
+    with pytest.raises(OutcomeUnknown, match="wait"):
+        await thread.run(int, timeout_s=5)
+    assert time.monotonic() - started < 2
+    assert thread.stuck_in is not None
+    release.set()
