@@ -70,14 +70,25 @@ class Agent(faust.Agent):
             if self.should_stop:
                 raise
         except Exception as error:  # noqa: BLE001 - loop root: the agent's own code raised
-            event = aref.stream.get_active_stream().current_event
-            runtime_of(self.app).failures.failed(self.name, event, error)
+            await self._report(cast("Stream", aref.stream.get_active_stream()), error)
+
+    async def _report(self, stream: Stream, error: Exception) -> None:
+        """Tell the failure to the policy and to the user's callback; a bug in either is fatal."""
+        runtime = runtime_of(self.app)
+        try:
+            runtime.failures.failed(stream, error)
             if self._on_error is not None:
                 await self._on_error(self, error)
+        except Exception as fault:  # noqa: BLE001 - loop root: else the epoch would never drain
+            runtime.fail(fault)
+
+    def live_actors(self) -> list[ActorRef]:
+        """Return the actors that run."""
+        return [aref for aref in self._actors if aref.actor_task is not None]
 
     async def replace_actors(self) -> None:
         """End all actors and start fresh ones on the same subscriptions (after an abort)."""
-        old = [aref for aref in self._actors if aref.actor_task is not None]
+        old = self.live_actors()
         for aref in old:
             aref.actor_task.cancel()
         await asyncio.gather(*(aref.actor_task for aref in old), return_exceptions=True)

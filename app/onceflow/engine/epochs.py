@@ -172,7 +172,7 @@ class Epochs:
     @property
     def is_open(self) -> bool:
         """Whether records are being processed."""
-        return self.machine.state is EpochState.OPEN
+        return self.machine.state is EpochState.OPEN and not self.runtime.gate.closed
 
     # -- takeover --
 

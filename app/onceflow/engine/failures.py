@@ -1,81 +1,294 @@
 """What happens to records that cannot be processed: retried alone, dead-lettered, skipped, or stop.
 
 `decisions.failures` decides; this module tells it what happened and performs what it says: an abort
-through the epochs, holding records back so that a suspect one goes alone, and the dead letter
-inside the transaction.
+through the epochs, and the dead letter inside the transaction. Holding records back so that a
+suspect one goes alone is `isolation`'s part.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+import traceback
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from onceflow.decisions import epoch_events as ev
+from onceflow.decisions.failures import (
+    Ending,
+    EndNow,
+    Failure,
+    FailureKind,
+    FailureOptions,
+    FailurePolicy,
+    without_retries,
+)
 from onceflow.errors import (
+    ConfigError,
     DataAtRisk,
+    Fenced,
     InvariantViolation,
     OnceflowError,
-    ProcessingError,
+    OutcomeUnknown,
     SerializationError,
     StaleAttempt,
+    TransactionAborted,
+    Unreachable,
 )
+from onceflow.ids import Offset
+from onceflow.limits import DEAD_LETTER_HEADER_BYTES_MAX, RETRY_BACKOFF_S_MAX
+from onceflow.observe.catalogue import DropReason
 from onceflow.observe.events import LogEvent
 from onceflow.observe.logs import get_logger
+from onceflow.settings import OnError
 
 if TYPE_CHECKING:
-    from onceflow.engine.gate import Cursor
-    from onceflow.engine.records import Batch
+    from onceflow.engine.records import Batch, RecordEvent
     from onceflow.engine.runtime import Runtime
+    from onceflow.engine.stream import Stream
     from onceflow.engine.topic import Topic
-    from onceflow.ids import CommitEpoch
+    from onceflow.ids import CommitEpoch, Partition
     from onceflow.kafka.records import Run
 
 log = get_logger(__name__)
 
+_NOT_THE_RECORD = (ConfigError, DataAtRisk, Fenced, InvariantViolation)
+"""Errors that no replay can change and no record is to blame for: the worker leaves."""
+
+
+class Blamed(NamedTuple):
+    """The records that were handed out together when an agent failed."""
+
+    partition: Partition
+    offset: int
+    end_offset: int
+    count: int
+
+
+class _Watched(NamedTuple):
+    event: RecordEvent
+    since_s: float
+
 
 class Failures:
-    """Failing records of one worker."""
+    """Failing records of one worker.
+
+    Fields:
+        watched: per actor the record that it was working on when the watch last looked.
+        errors: the last error text and stack per blamed record, for its dead letter.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        self.watched: dict[int, _Watched] = {}
+        self.errors: dict[tuple[Partition, int], str] = {}
+        self._policy: FailurePolicy | None = None
+
+    @property
+    def policy(self) -> FailurePolicy:
+        """The policy of this app's agents, made when the first one is needed."""
+        if self._policy is None:
+            default = self._options(None)
+            agents = cast("Any", self.runtime.app).agents
+            self._policy = FailurePolicy(
+                {name: self._options(a.policy) for name, a in agents.items() if a.policy}, default
+            )
+        return self._policy
+
+    def _options(self, policy: OnError | None) -> FailureOptions:
+        settings = self.runtime.settings
+        on_error = policy or settings.on_error
+        retrying = FailureOptions(
+            ending=Ending(settings.on_retries_exhausted.value),
+            retries_max=settings.retries_max,
+            backoff_s=settings.retry_backoff_ms / 1000,
+            backoff_s_max=RETRY_BACKOFF_S_MAX,
+        )
+        if on_error is OnError.RETRY:
+            return retrying
+        return without_retries(
+            FailureOptions(ending=Ending(on_error.value), backoff_s=retrying.backoff_s)
+        )
+
+    # -- what happened --
 
     async def undecodable(
         self, channel: Topic, batch: Batch, index: int, error: Exception
     ) -> None:
         """Deal with a record whose value cannot be decoded; it has had no effects."""
-        raise error
+        offset = batch.run.offsets[index]
+        agent = channel.cursor.owner
+        self._remember(batch.partition, offset, error)
+        failure = Failure(
+            batch.partition,
+            Offset(offset),
+            Offset(offset + 1),
+            1,
+            agent,
+            FailureKind.DECODE,
+            str(error),
+        )
+        verdict = self.policy.record_failed(failure)
+        if isinstance(verdict, EndNow):
+            self.end(verdict.ending, batch.run, index, agent)
+        else:
+            self._abort(batch, verdict.after_s, verdict.stop_message)
 
-    def failed(self, agent: str, event: Any, error: BaseException) -> None:
-        """Deal with an agent that raised: the attempt is aborted in any case."""
-        log.error(LogEvent.RECORD_FAILED, agent=agent, error=repr(error), exc_info=error)
-        self.runtime.epochs.post(ev.RecordFailed(self.runtime.gate.stamp, 0.1, None))
+    def failed(self, stream: Stream, error: BaseException) -> None:
+        """Deal with an agent that raised; the attempt is aborted in any case."""
+        if isinstance(error, StaleAttempt):
+            return
+        if isinstance(error, (TransactionAborted, OutcomeUnknown)):
+            kind = (
+                ev.SendFailure.ABORTABLE
+                if isinstance(error, TransactionAborted)
+                else ev.SendFailure.FATAL
+            )
+            self.runtime.epochs.post(
+                ev.SendFailed(self.runtime.epochs.machine.commit_epoch, kind)
+            )
+            return
+        if isinstance(error, _NOT_THE_RECORD):
+            self.runtime.fail(error)
+            return
+        self._blame(stream, error, FailureKind.RAISED)
+
+    def _blame(self, stream: Stream, error: BaseException, kind: FailureKind) -> None:
+        blamed = stream.blamed()
+        event = stream.current_event
+        if blamed is None or event is None:
+            log.error(LogEvent.RECORD_FAILED, agent=stream.prefix, error=repr(error))
+            self.runtime.fail(error)
+            return
+        batch = cast("Any", event).batch
+        if batch.stamp is not self.runtime.gate.stamp:
+            return
+        self._remember(blamed.partition, blamed.offset, error)
+        failure = Failure(
+            blamed.partition,
+            Offset(blamed.offset),
+            Offset(blamed.end_offset),
+            blamed.count,
+            stream.prefix,
+            kind,
+            repr(error),
+        )
+        log.error(
+            LogEvent.RECORD_FAILED,
+            agent=stream.prefix,
+            topic=blamed.partition.topic,
+            partition=blamed.partition.number,
+            offset=blamed.offset,
+            records=blamed.count,
+            error=repr(error),
+            stack="".join(traceback.format_exception(error)),
+        )
+        verdict = self.policy.record_failed(failure)
+        if isinstance(verdict, EndNow):
+            message = "only undecodable records end at once"
+            raise TypeError(message)
+        self._abort(batch, verdict.after_s, verdict.stop_message)
+
+    def _abort(self, batch: Batch, after_s: float, stop_message: str | None) -> None:
+        self.runtime.epochs.post(ev.RecordFailed(batch.stamp, after_s, stop_message))
+
+    def _remember(self, partition: Partition, offset: int, error: BaseException) -> None:
+        self.errors[partition, offset] = "".join(traceback.format_exception(error))
 
     def overdue(self, commit_epoch: CommitEpoch) -> None:
-        """Deal with a drain that took longer than the record bound."""
+        """Deal with a drain that took longer than the record bound: blame who holds it up."""
+        for stream, _ in self._working():
+            self._blame(stream, self._too_slow(), FailureKind.TOO_SLOW)
+            return
         self.runtime.epochs.post(ev.DrainTimedOut(commit_epoch))
 
+    def _too_slow(self) -> Exception:
+        return TimeoutError(
+            f"the record took longer than record_bound_s={self.runtime.settings.record_bound_s}. "
+            "Its epoch is aborted and replayed, and what it sent is dropped. Raise the setting "
+            "for slow agents, or make the agent faster."
+        )
+
     def seal_failed(self, error: SerializationError) -> None:
-        """Log a row that Kafka cannot take."""
+        """Log a row that Kafka cannot take: no single record is to blame for it."""
         log.error(LogEvent.RECORD_FAILED, error=str(error))
 
-    def split(self, run: Run) -> tuple[Run | None, Run | None]:
-        """Return the part of a run that may go now, and the rest."""
-        return run, None
-
-    def skipping(self, run: Run) -> list[Cursor]:
-        """Return the subscriptions that must not see this run: it was dead-lettered for them."""
-        return []
-
     def watch(self) -> None:
-        """Look for records that take longer than the bound."""
+        """Look for records that take longer than the bound; called about once a second."""
+        now_s = time.monotonic()
+        bound_s = self.runtime.settings.record_bound_s
+        seen: dict[int, _Watched] = {}
+        for stream, event in self._working():
+            before = self.watched.get(id(stream))
+            if before is None or before.event is not event:
+                seen[id(stream)] = _Watched(event, now_s)
+            elif now_s - before.since_s > bound_s:
+                self._blame(stream, self._too_slow(), FailureKind.TOO_SLOW)
+            else:
+                seen[id(stream)] = before
+        self.watched = seen
+
+    def _working(self) -> list[tuple[Stream, RecordEvent]]:
+        """Return the streams of agents that are processing a record at this moment."""
+        working: list[tuple[Stream, RecordEvent]] = []
+        for agent in cast("Any", self.runtime.app).agents.values():
+            for aref in agent.live_actors():
+                for stream in aref.stream.get_root_stream().chain():
+                    event = stream.current_event
+                    if event is not None and not event.acked:
+                        working.append((stream, event))
+        return working
 
     def client_failed(self, error: BaseException) -> None:
-        """Judge an error of the poll thread."""
-        if isinstance(error, (DataAtRisk, InvariantViolation)) or not isinstance(
-            error, OnceflowError
-        ):
+        """Judge an error of the poll thread: passing ones are logged, others end the worker."""
+        passing = isinstance(error, (Unreachable, TransactionAborted))
+        if not passing or not isinstance(error, OnceflowError):
             self.runtime.fail(error)
             return
         log.warning(LogEvent.KAFKA_UNREACHABLE, error=str(error))
 
+    # -- what becomes of a record whose attempts are used up --
 
-_ = ProcessingError, StaleAttempt
+    def end(self, ending: Ending, run: Run, index: int, agent: str) -> None:
+        """Dead-letter, skip or stop, inside the open epoch."""
+        partition, offset = run.partition, run.offsets[index]
+        error = self.errors.pop((partition, offset), "the process died while processing it")
+        where = {"topic": partition.topic, "partition": partition.number, "offset": offset}
+        if ending is Ending.SKIP:
+            self.runtime.metrics.dropped(DropReason.SKIPPED)
+            log.warning(LogEvent.RECORD_SKIPPED, agent=agent, **where)
+            return
+        if ending is Ending.STOP:
+            stopped = OnceflowError(
+                f"{agent or 'an agent'} killed the process on {partition.topic}"
+                f"[{partition.number}] offset {offset} each time it was tried. Nothing of this "
+                "record was committed, and it comes first at the next start. Correct the agent or "
+                "the record, or choose another on_error."
+            )
+            self.runtime.fail(stopped)
+            return
+        self._dead_letter(run, index, agent, error)
+        self.runtime.metrics.dead_letter(partition.topic)
+        log.error(LogEvent.RECORD_DEAD_LETTERED, agent=agent, **where)
+
+    def _dead_letter(self, run: Run, index: int, agent: str, error: str) -> None:
+        """Send the original bytes with their provenance into the transaction."""
+        headers: list[tuple[str, bytes | None]] = [
+            ("onceflow-topic", run.topic.encode()),
+            ("onceflow-partition", str(run.number).encode()),
+            ("onceflow-offset", str(run.offsets[index]).encode()),
+            ("onceflow-timestamp", str(run.timestamps[index]).encode()),
+            ("onceflow-agent", agent.encode()),
+            ("onceflow-error", error.strip().rpartition("\n")[2].encode()[:1000]),
+        ]
+        stack = ("onceflow-stack", error.encode()[-DEAD_LETTER_HEADER_BYTES_MAX:])
+        original = run.headers[index] if run.headers is not None else None
+        topic = self.runtime.dead_letter_topic
+        transaction = self.runtime.transaction
+        key, value = run.keys[index], run.values[index]
+        try:
+            transaction.produce(
+                topic, value, key, headers=cast("Any", [*(original or []), *headers, stack])
+            )
+        except SerializationError:
+            # It would not fit with its provenance: the coordinates lead to the original.
+            transaction.produce(topic, None, None, headers=cast("Any", headers))
+        self.runtime.sender.note_effect(topic)

@@ -36,17 +36,21 @@ class Cursor:
         in_progress: records handed out and not finished. Invariant: 0 at every seal.
         done: per partition the next offset to read once its last batch was finished. Invariant:
             never moves back within one attempt.
+        begun: batches set aside half-read, with the index to go on at.
+        owner: name of the agent that reads, for its ``on_error`` policy; "" for other streams.
     """
 
     __slots__ = (
         "batch",
         "batches",
+        "begun",
         "done",
         "errors",
         "finished",
         "gate",
         "in_progress",
         "index",
+        "owner",
         "parked",
         "waiters",
     )
@@ -62,6 +66,8 @@ class Cursor:
         self.errors: deque[BaseException] = deque()
         self.waiters: deque[asyncio.Future[None]] = deque()
         self.parked: dict[Partition, int] = {}
+        self.begun: dict[Batch, int] = {}
+        self.owner = ""
 
     def push(self, batch: Batch) -> None:
         """Append a batch and wake one reader."""
@@ -107,9 +113,58 @@ class Cursor:
         if self.errors:
             raise self.errors.popleft()
         if self.batch is None and self.batches:
-            self.batch = self.batches.popleft()
-            self.index = 0
+            self.batch = self._next()
+            if self.batch is not None:
+                self.index = self.begun.pop(self.batch, 0)
         return self.batch
+
+    def _next(self) -> Batch | None:
+        """Take the first batch that may be read at this moment out of the queue."""
+        only, closed = self.gate.only, self.gate.closed
+        if only is None and not closed:
+            return self.batches.popleft()
+        for batch in self.batches:
+            if only is not None and batch.partition not in only:
+                continue
+            if not closed or self._is_behind(batch):
+                self.batches.remove(batch)
+                return batch
+        return None
+
+    def _is_behind(self, batch: Batch) -> bool:
+        """Return whether the closing gate waits for records of a queued batch."""
+        limit = self.gate.limits.get(batch.partition)
+        return limit is not None and batch.run.offsets[self.begun.get(batch, 0)] < limit
+
+    def set_aside(self, only: frozenset[Partition] | None) -> None:
+        """Stop in the middle of a batch whose partition is not to be read for a while."""
+        if only is not None and self.batch is not None and self.batch.partition not in only:
+            self._put_back(self.batch)
+        self.wake_all()
+
+    def passes_on(self, batch: Batch) -> bool:
+        """Put a batch that reached its limit back if the closing gate waits for a later one."""
+        limit = self.gate.limits.get(batch.partition)
+        if limit is not None and batch.run.offsets[self.index] < limit:
+            return False
+        if not any(self._is_behind(queued) for queued in self.batches):
+            return False
+        self._put_back(batch)
+        return True
+
+    def _put_back(self, batch: Batch) -> None:
+        self.begun[batch] = self.index
+        self.batches.appendleft(batch)
+        self.batch = None
+
+    def wake_all(self) -> None:
+        """Let every waiting reader look again."""
+        for _ in range(len(self.waiters)):
+            self._wake()
+
+    def is_reading(self, partition: Partition) -> bool:
+        """Return whether records of ``partition`` wait here."""
+        return any(batch.partition == partition for batch in self._unfinished())
 
     async def wait(self) -> None:
         """Wait until a batch is pushed, an error is thrown or a closing gate nudges."""
@@ -154,6 +209,9 @@ class Cursor:
         if batch is not None and batch.partition == partition:
             offsets = batch.run.offsets
             return offsets[self.index] if self.index < len(offsets) else batch.next_offset
+        for begun, index in self.begun.items():
+            if begun.partition == partition:
+                return begun.run.offsets[index]
         return self.done.get(partition)
 
     def acknowledge(self, event: RecordEvent) -> bool:
@@ -185,6 +243,7 @@ class Cursor:
             self.done.pop(partition, None)
             self.parked.pop(partition, None)
         for batch in dropped:
+            self.begun.pop(batch, None)
             self._release(batch)
 
     def _unfinished(self) -> list[Batch]:
@@ -198,13 +257,17 @@ class Gate:
         closed: read by streams before every record.
         limits: while closed, per partition the position that every reader has to reach.
         stamp: the present (assignment, attempt); a batch with another one is dropped.
+        targets: positions that the epoch must reach before it ends (records tried alone).
+        only: partitions that may be read in this epoch; None is all.
     """
 
-    __slots__ = ("_opened", "_progress", "closed", "cursors", "limits", "stamp")
+    __slots__ = ("_opened", "_progress", "closed", "cursors", "limits", "only", "stamp", "targets")
 
     def __init__(self, stamp: Stamp) -> None:
         self.closed = True
         self.limits: dict[Partition, int] = {}
+        self.targets: dict[Partition, int] = {}
+        self.only: frozenset[Partition] | None = None
         self.cursors: list[Cursor] = []
         self.stamp = stamp
         self._opened: asyncio.Event | None = None
@@ -243,16 +306,26 @@ class Gate:
             positions = [c.position(partition) for c in self.cursors]
             reached = [p for p in positions if p is not None]
             if reached:
-                self.limits[partition] = max(reached)
+                self.limits[partition] = max(max(reached), self.targets.get(partition, 0))
         for cursor in self.cursors:
             cursor.nudge()
         self.progress.set()
+
+    def only_read(self, only: frozenset[Partition] | None) -> None:
+        """Read only these partitions from here on (None: all); the gate is drained."""
+        if only is None and self.only is None:
+            return
+        self.only = only
+        for cursor in self.cursors:
+            cursor.set_aside(only)
 
     def open(self) -> None:
         """Let all readers go on."""
         self.limits = {}
         self.closed = False
         self.opened.set()
+        for cursor in self.cursors:
+            cursor.wake_all()
 
     def progressed(self) -> None:
         """Note that a reader finished a record or parked; cheap when the gate is open."""

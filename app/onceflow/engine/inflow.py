@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 from onceflow.decisions import epoch_events as ev
 from onceflow.decisions.copartition import check_assignment
+from onceflow.engine.isolation import Isolation
 from onceflow.errors import OnceflowError
 from onceflow.kafka.configuration import GroupProtocol, Hooks, consumer_config
 from onceflow.kafka.poll import Bounds, PollThread
-from onceflow.kafka.records import Run
 from onceflow.kafka.statistics import parse as parse_statistics
 from onceflow.observe.events import LogEvent
 from onceflow.observe.health import Heartbeat, WorkerState
@@ -24,13 +23,14 @@ from onceflow.observe.logs import get_logger
 from onceflow.observe.catalogue import RebalanceKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from onceflow.engine.conductor import Conductor
     from onceflow.engine.gate import Cursor
     from onceflow.engine.runtime import Runtime
     from onceflow.ids import Partition
     from onceflow.kafka.poll import Assignment
+    from onceflow.kafka.records import Run
 
 log = get_logger(__name__)
 
@@ -43,14 +43,14 @@ class Inflow:
 
     Fields:
         assigned: partitions of the present assignment, claimed or not.
-        held: runs behind a record that must go alone, per partition, in order.
+        isolation: holds runs back while a record is suspect.
         records: records finished since the last commit; a commit by records starts from it.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.assigned: frozenset[Partition] = frozenset()
-        self.held: dict[Partition, deque[Run]] = {}
+        self.isolation = Isolation(runtime)
         self.records = 0
         self.poll: PollThread | None = None
         self.end_offsets: dict[Partition, int] = {}
@@ -121,34 +121,15 @@ class Inflow:
                 poll.account(len(run), run.size_bytes)
                 continue
             metrics.run_consumed(run.topic, run.number, len(run))
-            held = self.held.get(run.partition)
-            if held is not None:
-                held.append(run)
-            else:
-                self._hand_on(run)
+            if not self.isolation.arrived(run):
+                self.dispatch(run, ())
 
-    def _hand_on(self, run: Run) -> None:
-        """Dispatch a run, or the part of it that may go at this moment; hold the rest back."""
-        failures = self.runtime.failures
-        first, rest = failures.split(run)
-        if rest is not None:
-            self.held.setdefault(run.partition, deque()).appendleft(rest)
-        if first is None:
-            return
-        skipping = failures.skipping(first)
-        batch = self._conductor.dispatch(first, self.runtime.gate.stamp, skipping)
-        self._last_timestamps[run.partition] = first.timestamps[-1]
+    def dispatch(self, run: Run, skipping: Iterable[Cursor]) -> None:
+        """Give a run to its subscriptions, except those that are not to see it."""
+        batch = self._conductor.dispatch(run, self.runtime.gate.stamp, skipping)
+        self._last_timestamps[run.partition] = run.timestamps[-1]
         if not batch.readers_left:
-            self.account(first)
-
-    def release_held(self) -> None:
-        """Hand on what was held back, as far as commits have made room."""
-        for partition in list(self.held):
-            runs = self.held.pop(partition)
-            while runs and partition not in self.held:
-                self._hand_on(runs.popleft())
-            if runs:
-                self.held[partition].extend(runs)
+            self.account(run)
 
     def account(self, run: Run) -> None:
         """Free a finished or dropped run's share of the back-pressure bound."""
@@ -161,10 +142,8 @@ class Inflow:
 
     def drop_all(self) -> None:
         """Drop what is held back and make everything under way stale."""
-        for runs in self.held.values():
-            for run in runs:
-                self.account(run)
-        self.held.clear()
+        for run in self.isolation.drop_all():
+            self.account(run)
         if self.poll is not None:
             self.poll.pause(self.assigned)
 
@@ -176,9 +155,9 @@ class Inflow:
     def forget(self, partitions: frozenset[Partition]) -> None:
         """Drop what is held back of partitions that are not ours any more."""
         self.assigned -= partitions
+        for run in self.isolation.forget(partitions):
+            self.account(run)
         for partition in partitions:
-            for run in self.held.pop(partition, ()):
-                self.account(run)
             self.runtime.metrics.partition_lost(partition.topic, partition.number)
 
     # -- the group --

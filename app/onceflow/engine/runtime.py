@@ -177,6 +177,10 @@ class Runtime:
                 description = await self.admin.create_topic(name, self._wanted_partitions(name))
             self.partition_counts[name] = description.partition_count
             self.partition_counts_known[name] = description.partition_count
+        if self.app.conf.topic_allow_declare and self.dead_letter_topic not in found:
+            await self.admin.create_topic(
+                self.dead_letter_topic, 1, config={"retention.ms": "-1"}
+            )
 
     def _wanted_partitions(self, name: str) -> int:
         for channel in cast("Any", self.app.topics):
@@ -260,6 +264,11 @@ class Runtime:
         yield from cast("list[Any]", self.tables())
         yield from self.aggregates
 
+    @property
+    def dead_letter_topic(self) -> str:
+        """Where records go whose attempts are used up."""
+        return f"{self.app.conf.id}-dead-letter"
+
     def partition_count(self, topic: str) -> int:
         """Return how many partitions a subscribed topic has."""
         return self.partition_counts[topic]
@@ -293,8 +302,11 @@ class Runtime:
 
     def opened(self) -> None:
         """Note that records are processed from here on."""
-        self.health.worker(WorkerState.RUNNING)
-        self.metrics.worker_state(WorkerState.RUNNING)
+        if self.app.rebalancing:
+            self.health.worker(WorkerState.RUNNING)
+            self.metrics.worker_state(WorkerState.RUNNING)
+            self.app.on_rebalance_end()
+        self.inflow.isolation.opened()
 
     def has_effects(self) -> bool:
         """Return whether the epoch changed state or sent anything."""
@@ -327,6 +339,11 @@ class Runtime:
         durations = {name: s for name, s in phases.items() if name != "closed"}
         self.metrics.commit_finished(outcome, durations, phases.get("closed", 0.0))
         if outcome is TransactionOutcome.COMMITTED:
+            if not self.failures.policy.quiet:
+                machine = self.epochs.machine
+                self.failures.policy.committed(
+                    machine.committed_offsets, machine.committed_attempts
+                )
             self.health.committed()
             self.metrics.tasks_committed(self.tasks.partitions, wall_ms() / 1000)
 
@@ -355,6 +372,7 @@ class Runtime:
     async def forget(self, partitions: frozenset[Partition]) -> None:
         """Close the tasks of partitions that are not ours any more; drop what was read of them."""
         self.inflow.forget(partitions)
+        self.failures.policy.forget(partitions)
         for cursor in self.gate.cursors:
             cursor.forget(partitions)
         self.tasks.close(partitions)

@@ -295,6 +295,11 @@ class Sender:
             self.in_epoch.append(entry)
             self.produced[entry.topic] = self.produced.get(entry.topic, 0) + 1
 
+    def note_effect(self, topic: str) -> None:
+        """Count a record that the engine itself put into the epoch (a dead letter)."""
+        self.sent += 1
+        self.produced[topic] = self.produced.get(topic, 0) + 1
+
     def has_effects(self) -> bool:
         """Return whether the open epoch carries sends."""
         return bool(self.sent or self.in_epoch)

@@ -23,6 +23,7 @@ from mode.utils.futures import maybe_async
 from mode.utils.times import want_seconds
 
 from onceflow.columns.batch import RecordBatch
+from onceflow.engine.failures import Blamed
 from onceflow.engine.records import RecordEvent, current_event_ref
 from onceflow.engine.runtime import runtime_of
 from onceflow.engine.taking import Taker
@@ -55,6 +56,7 @@ class Stream(faust.Stream):
             agent keeps them over its restarts.
         restarted_by_agent: whether an agent replaces this stream after an abort. A stream of a
             task is not replaced: it reads on with the replayed records.
+        handed_out: the records of the batch or list that the agent holds, if it takes several.
     """
 
     restarted_by_agent = False
@@ -62,6 +64,7 @@ class Stream(faust.Stream):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.subscriptions: dict[str, Any] = {}
+        self.handed_out: Blamed | None = None
 
     def __aiter__(self) -> AsyncIterator[Any]:
         if not isinstance(self.channel, Topic):
@@ -70,8 +73,23 @@ class Stream(faust.Stream):
         self._active_agens.add(iterator)
         return iterator
 
+    def chain(self) -> list[Stream]:
+        """Return this stream and those derived from it by ``group_by`` and ``through``."""
+        return cast("list[Stream]", list(self._iter_ll_forwards()))
+
+    def blamed(self) -> Blamed | None:
+        """Return the records that are handed out at this moment, or None."""
+        event = cast("RecordEvent | None", self.current_event)
+        if event is None or event.acked:
+            return None
+        if self.handed_out is not None:
+            return self.handed_out
+        return Blamed(event.batch.partition, event.offset, event.offset + 1, 1)
+
     async def _begin(self) -> bool:
         self._finalized = True
+        if isinstance(self.channel, Topic):
+            self.channel.cursor.owner = self.prefix
         return bool(await self.maybe_start())
 
     async def _end(self, channel: Topic, *, started_here: bool) -> None:
@@ -102,6 +120,8 @@ class Stream(faust.Stream):
                 while cursor.batch is batch:
                     index = cursor.index
                     if gate.closed:
+                        if cursor.passes_on(batch):
+                            break
                         if not await gate.admit(batch, offsets[index]):
                             cursor.drop(batch)
                             break
@@ -180,6 +200,10 @@ class Stream(faust.Stream):
                 current_event_ref.set(ref(event))
                 self.current_event = event
                 self.events_total += stop - start
+                offsets = batch.run.offsets
+                self.handed_out = Blamed(
+                    batch.partition, offsets[start], offsets[stop - 1] + 1, stop - start
+                )
                 yield RecordBatch.of_run(batch.run, start, stop)
                 await self._finish_slice(event, 1)
         except StopAsyncIteration:
@@ -200,6 +224,8 @@ class Stream(faust.Stream):
         batch = await cursor.next_batch()
         start, stop = cursor.index, len(batch.run.offsets)
         if cursor.gate.closed:
+            if cursor.passes_on(batch):
+                return None
             if not await cursor.gate.admit(batch, batch.run.offsets[start]):
                 cursor.drop(batch)
                 return None
@@ -277,6 +303,9 @@ class Stream(faust.Stream):
         try:
             async for events in taker.lists():
                 handed_out = events
+                self.handed_out = Blamed(
+                    events[0].batch.partition, events[0].offset, events[-1].offset + 1, len(events)
+                )
                 stamp = events[0].batch.stamp
                 yield events
                 if stamp is not channel.cursor.gate.stamp:
@@ -387,7 +416,7 @@ class Stream(faust.Stream):
             async for _ in self:
                 pass
         except Exception as error:  # noqa: BLE001 - loop root: the record is to blame
-            runtime_of(self.app).failures.failed(self.prefix, self.current_event, error)
+            runtime_of(self.app).failures.failed(self, error)
         finally:
             self._passive = False
 

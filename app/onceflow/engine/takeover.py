@@ -92,6 +92,7 @@ class TakeoverDriver:
                 return td.Restored()
             case td.ReadyToClaim(starts):
                 self.runtime.crash(CrashPoint.BEFORE_CLAIM)
+                self.runtime.failures.policy.claimed(starts)
                 self.runtime.epochs.post(ev.TakenOver(self.effect.assignment, starts))
                 return None
             case td.TakeoverFailed(message, exit_code):

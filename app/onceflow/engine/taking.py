@@ -75,6 +75,8 @@ class Taker:
     def _admitted(self, partition: Partition) -> int:
         """Return how many held records of ``partition`` may be handed out at this moment."""
         held = self.held[partition]
+        if self.gate.only is not None and partition not in self.gate.only:
+            return 0
         if not self.gate.closed:
             return len(held)
         limit = self.gate.limits.get(partition)
