@@ -25,6 +25,8 @@ from onceflow.limits import (
 
 EXIT_FAILURE = 1
 EXIT_DATA_AT_RISK = 4
+ENDED_BY_SIGTERM = -15
+"""A worker that was asked to stop before it could take signals; it had not begun to work."""
 
 
 class Phase(Enum):
@@ -222,7 +224,7 @@ class Policy:
         self._note_exit(exited)
         if exited.code == EXIT_DATA_AT_RISK:
             self.exit_code = EXIT_DATA_AT_RISK
-        elif exited.code and not self.exit_code:
+        elif exited.code not in {0, ENDED_BY_SIGTERM} and not self.exit_code:
             self.exit_code = EXIT_FAILURE
         return self._finish_if_alone()
 

@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
 
     try:
         datadir = separate(find_app(arguments.app_path).conf, arguments.part)
+        datadir.mkdir(parents=True, exist_ok=True)  # Faust makes the last part only
         return run(arguments.app_path, datadir=datadir, loglevel=arguments.log_level)
     except (OnceflowError, InvariantViolation) as error:
         sys.stderr.write(f"onceflow worker {arguments.part}: {error}\n")

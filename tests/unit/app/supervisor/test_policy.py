@@ -111,10 +111,11 @@ def test_data_at_risk_while_draining_is_not_hidden_by_a_clean_stop():
     assert policy.handle(WorkerExited(1, 1, 1.0)) == [Finish(4)]
 
 
-def test_a_clean_stop_drains_all_and_ends_with_0():
+@pytest.mark.parametrize("code", [0, -15])
+def test_a_clean_stop_drains_all_and_ends_with_0(code: int):
     policy = started(2)
     assert policy.handle(StopRequested()) == [Terminate(frozenset({0, 1}), "asked to stop")]
-    assert policy.handle(WorkerExited(1, 0, 1.0)) == []
+    assert policy.handle(WorkerExited(1, code, 1.0)) == []
     assert policy.handle(WorkerExited(0, 0, 1.0)) == [Finish(0)]
 
 
