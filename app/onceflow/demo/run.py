@@ -1,0 +1,307 @@
+"""The main job from beginning to verdict.
+
+Theory of operation: a local Kafka is started and the weather is published. One worker keeps it in a
+GlobalTable, commits and stops; so the workers that start after it have all of it before the first
+flight, as a join with a table needs. Then the flights are published while two workers process them;
+each time another share of them is committed, a worker is killed by SIGKILL and started again. When
+all is committed the workers stop, and what Kafka holds is compared with the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from onceflow.demo.data import (
+    data_directory,
+    in_publication_order,
+    read_airlines,
+    read_flights,
+    read_planes,
+    read_weather,
+)
+from onceflow.demo.display import Display
+from onceflow.demo.names import APP_ID, FLIGHTS, PARTITIONS, REPORTS, WEATHER
+from onceflow.demo.publish import publish_flights, publish_weather
+from onceflow.demo.sabotage import VARIABLE, Breakage, write_stale_rows
+from onceflow.demo.truth import compute_truth
+from onceflow.demo.verify import verify
+from onceflow.demo.watch import Watch
+from onceflow.demo.workers import WorkerProcess
+from onceflow.errors import Unreachable
+from onceflow.kafka.admin import Admin
+from onceflow.kafka.configuration import ClientConfig
+from onceflow.localkafka import LocalKafka
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onceflow.demo.data import FlightRow
+    from onceflow.demo.truth import Truth
+    from onceflow.demo.verify import Findings
+
+T = TypeVar("T")
+
+_LOOK_S = 0.25
+"""Between two looks at the committed offsets; it is the resolution of recovery times."""
+
+_STANDSTILL_S_MAX = 120.0
+"""Seconds without any commit after which a run is given up: ten session timeouts."""
+
+_SESSION_TIMEOUT_MS = 6_000
+"""As short as Kafka allows by default: it is most of what a takeover after a kill waits for."""
+
+_FOREVER_MS = str(400 * 24 * 3_600_000)
+"""Longer than the flights' year. Kafka rolls segments by the records' own timestamps, so it would
+begin one every simulated week."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run.
+
+    Fields: the first so many flights of the file, None for all; kills of workers on the way;
+    worker processes; how to break the run, if at all; the seed of the disorder.
+    """
+
+    flights: int | None = None
+    kills: int = 4
+    workers: int = 2
+    breakage: Breakage | None = None
+    seed: int = 2013
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    Fields: what is not as it must be, flights processed, kills survived of those made, commits,
+    seconds from the first flight to the last commit, seconds of each recovery.
+    """
+
+    findings: Findings
+    flights: int
+    kills: int
+    survived: int
+    commits: int
+    processing_s: float
+    recoveries_s: tuple[float, ...]
+
+    @property
+    def verified(self) -> bool:
+        """Whether every result is right and every kill was survived."""
+        return self.findings.is_clean and self.survived == self.kills
+
+    def verdict(self) -> str:
+        """The last line of a run."""
+        found = self.findings
+        return (
+            f"{'VERIFIED' if self.verified else 'FAILED'} lost={found.lost} "
+            f"doubled={found.doubled} wrong={found.wrong} flights={self.flights} "
+            f"results={found.rows} kills={self.kills}"
+        )
+
+
+def run_demo(plan: Plan) -> Outcome:
+    """Run the main job; shows its progress on standard error.
+
+    Raises:
+        ConfigError: Java, Maven or the data is missing; the message names the command.
+        Unreachable: Kafka or the workers stand still.
+        WorkerEnded: a worker ended though nobody killed it.
+    """
+    directory = data_directory()
+    flights = read_flights(directory)[: plan.flights]
+    with Display(len(flights)) as display, ExitStack() as undo:
+        display.tell(f"computing the truth of {len(flights):,} flights with DuckDB")
+        truth = compute_truth(directory, len(flights))
+        kafka = undo.enter_context(LocalKafka(progress=display.tell))
+        work = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="onceflow-demo-")))
+        environ = {
+            "ONCEFLOW_DEMO_BROKER": f"onceflow://{kafka.bootstrap}",
+            "ONCEFLOW_SESSION_TIMEOUT_MS": str(_SESSION_TIMEOUT_MS),
+        }
+        app_path = "onceflow.demo.app:app"
+        if plan.breakage is not None and plan.breakage is not Breakage.STALE:
+            app_path = "onceflow.demo.sabotage:app"
+            environ[VARIABLE] = plan.breakage.value
+        workers = [
+            WorkerProcess(number, app_path, work, environ) for number in range(1, plan.workers + 1)
+        ]
+        for worker in workers:
+            undo.callback(worker.kill)
+        job = _Job(plan, ClientConfig(kafka.bootstrap), display, workers)
+        ordered = in_publication_order(flights, plan.seed)
+        return asyncio.run(job.run(directory, ordered, truth))
+
+
+class _Job:
+    """One run: its workers, and what is watched of it."""
+
+    def __init__(
+        self, plan: Plan, config: ClientConfig, display: Display, workers: list[WorkerProcess]
+    ) -> None:
+        self._plan = plan
+        self._config = config
+        self._display = display
+        self._workers = workers
+        self._admin = Admin(config)
+        self._watch = Watch(config, self._admin)
+        self._next_victim = 0
+        self._last_look = (-1, 0.0)
+
+    async def run(self, directory: Path, flights: list[FlightRow], truth: Truth) -> Outcome:
+        """Everything between a running Kafka and the outcome."""
+        try:
+            await self._prepare(directory)
+            seconds = await self._process(flights)
+            for worker in self._workers:
+                worker.stop()
+            if self._plan.breakage is Breakage.STALE:
+                await write_stale_rows(self._config)
+            self._display.tell("comparing every report, window and total with the truth")
+            findings = await self._off_loop(lambda: verify(self._config, truth))
+        finally:
+            self._admin.close()
+        watch = self._watch
+        outcome = Outcome(
+            findings=findings,
+            flights=len(flights),
+            kills=len(watch.kills),
+            survived=watch.survived,
+            commits=watch.commits,
+            processing_s=seconds,
+            recoveries_s=tuple(kill.recovery_s or 0.0 for kill in watch.kills),
+        )
+        self._tell_outcome(outcome, truth, directory)
+        return outcome
+
+    async def _prepare(self, directory: Path) -> None:
+        """Make the topics, and have the weather in the GlobalTable before the first flight."""
+        for topic in (WEATHER, FLIGHTS, REPORTS):
+            settings = {"retention.ms": "-1", "segment.ms": _FOREVER_MS}
+            await self._admin.create_topic(topic, PARTITIONS, config=settings)
+        weather = read_weather(directory)
+        self._display.tell(f"{len(weather):,} hours of weather go into a GlobalTable")
+        await publish_weather(self._config, weather)
+        first = self._workers[0]
+        first.start()
+        await self._until(lambda: self._watch.is_done(WEATHER))
+        first.stop()
+
+    async def _process(self, flights: list[FlightRow]) -> float:
+        """Publish and process all flights, with kills on the way; returns the seconds it took."""
+        self._display.tell(
+            f"{len(self._workers)} workers; {self._plan.kills} times one is killed by SIGKILL"
+        )
+        for worker in self._workers:
+            worker.start()
+        began_s = time.monotonic()
+        publishing = asyncio.ensure_future(publish_flights(self._config, flights))
+        total = len(flights)
+        try:
+            for kill in range(1, self._plan.kills + 1):
+                share = total * kill // (self._plan.kills + 1)
+                await self._until(lambda share=share: self._watch.flights_done >= share)
+                await self._kill_one()
+            await self._until(lambda: self._watch.flights_done >= total)
+            await publishing
+        finally:
+            publishing.cancel()
+        while await self._off_loop(self._watch.has_repartitioned_rest):
+            await self._look()
+        seconds = time.monotonic() - began_s
+        await self._until(lambda: not self._watch.is_recovering())
+        return seconds
+
+    async def _kill_one(self) -> None:
+        """Kill a worker, start it again, and wait until all partitions go on."""
+        await self._watch.look()
+        victim = self._workers[self._next_victim % len(self._workers)]
+        self._next_victim += 1
+        self._watch.note_kill()
+        victim.kill()
+        self._display.tell(f"worker {victim.number} killed by SIGKILL")
+        victim.start()
+        await self._until(lambda: not self._watch.is_recovering())
+        recovery_s = self._watch.kills[-1].recovery_s or 0.0
+        self._display.tell(f"all partitions go on after {recovery_s:.1f} s")
+
+    async def _until(self, reached: Callable[[], bool]) -> None:
+        """Look again and again until ``reached``.
+
+        Raises:
+            Unreachable: nothing was committed for too long.
+            WorkerEnded: a worker ended though nobody killed it.
+        """
+        await self._look()
+        while not reached():
+            await asyncio.sleep(_LOOK_S)
+            await self._look()
+
+    async def _look(self) -> None:
+        watch = self._watch
+        await watch.look()
+        for worker in self._workers:
+            worker.require_alive()
+        kills = f"{watch.commits:,} commits, {len(watch.kills)} kills"
+        self._display.show(watch.flights_done, kills)
+        now_s = time.monotonic()
+        if watch.commits != self._last_look[0]:
+            self._last_look = (watch.commits, now_s)
+        elif now_s - self._last_look[1] > _STANDSTILL_S_MAX:
+            tails = "\n".join(worker.log_tail() for worker in self._workers)
+            raise Unreachable(
+                f"group {APP_ID} committed nothing for {_STANDSTILL_S_MAX:.0f} s; the run is given "
+                f"up. The ends of the workers' logs:\n{tails}"
+            )
+
+    def _tell_outcome(self, outcome: Outcome, truth: Truth, directory: Path) -> None:
+        for example in outcome.findings.examples:
+            self._display.tell(f"[red]{example}[/red]")
+        recoveries = ", ".join(f"{each:.1f} s" for each in outcome.recoveries_s)
+        self._display.figures(
+            {
+                "flights": f"{outcome.flights:,} in {outcome.processing_s:.1f} s, "
+                f"{outcome.flights / outcome.processing_s:,.0f} per second",
+                "commits": f"{outcome.commits:,} transactions",
+                "kills survived": f"{outcome.survived} of {outcome.kills}",
+                "recoveries": recoveries or "none",
+                "compared": f"{outcome.findings.rows:,} windows and totals, "
+                f"{outcome.flights:,} reports",
+                **highlights(truth, directory),
+            }
+        )
+
+    @staticmethod
+    async def _off_loop(work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+def highlights(truth: Truth, directory: Path) -> dict[str, str]:
+    """What the year was like, from the verified results: the sort of answer the job is for."""
+    minutes: dict[str, list[int]] = {}
+    for weather, delay in truth.reports.values():
+        if delay is not None:
+            minutes.setdefault(weather, []).append(delay)
+    sky = max(minutes, key=lambda weather: sum(minutes[weather]) / len(minutes[weather]))
+    carriers: dict[str, list[int]] = {}
+    for (route, _), (departures, delay, _longest) in truth.hourly.items():
+        total = carriers.setdefault(route.partition("-")[2], [0, 0])
+        total[0] += departures
+        total[1] += delay
+    late = max(carriers, key=lambda carrier: carriers[carrier][1] / carriers[carrier][0])
+    tail = max(truth.aircraft, key=lambda each: truth.aircraft[each][1])
+    plane = read_planes(directory).get(tail)
+    model = f" ({plane.manufacturer} {plane.model})" if plane else ""
+    airline = read_airlines(directory)[late]
+    return {
+        "worst weather": f"{sky}, {sum(minutes[sky]) / len(minutes[sky]):.1f} min mean delay",
+        "latest airline": f"{airline}, {carriers[late][1] / carriers[late][0]:.1f} min mean delay",
+        "furthest flown": f"{tail}{model}, {truth.aircraft[tail][1]:,} miles",
+    }

@@ -1,0 +1,120 @@
+"""The main job's worker processes: started as a user would, killed as an accident would.
+
+Each is ``faust -A ... worker`` under a guard, so that it dies with the run, also when the run is
+killed. It has a data directory of its own, which it finds again after a kill.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from onceflow.errors import OnceflowError
+from onceflow.localkafka.guard import Tie, guarded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+STOP_S = 40.0
+"""Seconds that a worker may take to drain and commit: its transaction timeout and some more."""
+
+_START_S = 30.0
+"""Seconds until the guard must have started the worker; it takes a tenth of one."""
+
+_KILL_S = 10.0
+"""Seconds until a killed process must be gone."""
+
+_LOOK_S = 0.05
+_TAIL_LINES = 30
+
+
+class WorkerEnded(OnceflowError):  # noqa: N818 - as all of our errors
+    """A worker ended though nobody killed it. Reaction: read its log; its results are not whole."""
+
+
+class WorkerProcess:
+    """One worker process of ``app_path`` (``MODULE:app``), started again and again."""
+
+    def __init__(
+        self, number: int, app_path: str, directory: Path, environ: Mapping[str, str]
+    ) -> None:
+        self.number = number
+        self.log_path = directory / f"worker-{number}.log"
+        self._pid_file = directory / f"worker-{number}.pid"
+        self._environ = {**os.environ, **environ}
+        self._command = [sys.executable, "-m", "faust", "-A", app_path]
+        self._command += ["-D", str(directory / f"worker-{number}")]
+        self._command += ["worker", "-l", "info", "--without-web"]
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the process; returns when it exists.
+
+        Raises:
+            WorkerEnded: it could not be started.
+        """
+        self._pid_file.unlink(missing_ok=True)
+        with self.log_path.open("ab") as log:
+            self._guard = subprocess.Popen(
+                guarded(self._command, self._pid_file, Tie.TIED),
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_S
+        while not self._pid_file.exists():
+            if self._guard.poll() is not None or time.monotonic() > deadline:
+                raise WorkerEnded(f"worker {self.number} was not started:\n{self.log_tail()}")
+            time.sleep(_LOOK_S)
+
+    def require_alive(self) -> None:
+        """Check that the process runs.
+
+        Raises:
+            WorkerEnded: it ended by itself; the message has the end of its log.
+        """
+        if self._guard is None:
+            return
+        code = self._guard.poll()
+        if code is not None:
+            raise WorkerEnded(
+                f"worker {self.number} ended by itself (exit code {code}); what it had not "
+                f"committed is not lost, but the run is over. From {self.log_path}:\n"
+                f"{self.log_tail()}"
+            )
+
+    def kill(self) -> None:
+        """End the process by SIGKILL and wait until it is gone."""
+        self._end(signal.SIGKILL, _KILL_S)
+
+    def stop(self) -> None:
+        """End the process in order: it drains and commits. One that does not is killed."""
+        if not self._end(signal.SIGTERM, STOP_S):
+            self.kill()
+
+    def log_tail(self) -> str:
+        """The end of what the worker printed."""
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-_TAIL_LINES:])
+
+    def _end(self, number: signal.Signals, bound_s: float) -> bool:
+        """Send a signal; whether the process was gone in time."""
+        guard = self._guard
+        if guard is None:
+            return True
+        # While the guard lives the number is the worker's: it is the one that would reap it.
+        if guard.poll() is None:
+            os.kill(int(self._pid_file.read_text()), number)
+        try:
+            guard.wait(bound_s)
+        except subprocess.TimeoutExpired:
+            return False
+        self._guard = None
+        return True
