@@ -31,6 +31,7 @@ class _Noun(NamedTuple):
 NOUNS: dict[str, _Noun] = {
     "worker": _Noun("onceflow.cli.worker", "Run workers of an application."),
     "dev": _Noun("onceflow.cli.dev", "Start a local Kafka, and workers of an application on it."),
+    "demo": _Noun("onceflow.cli.demo", "The main job: real data, killed workers, a verdict."),
     "kafka": _Noun("onceflow.cli.kafka", "Start, stop and look at a local Kafka."),
     "config": _Noun("onceflow.cli.config", "Show the effective settings and their sources."),
 }
