@@ -321,7 +321,8 @@ class FailurePolicy:
 
     def _single(self, failure: Failure) -> _Suspect:
         for suspect in self._suspects.get(failure.partition, ()):
-            if (suspect.offset, suspect.end_offset) == (failure.offset, failure.end_offset):
+            inside = suspect.offset <= failure.offset < suspect.end_offset
+            if suspect.records == 1 and inside:
                 return suspect
         single = _Suspect(failure.offset, failure.end_offset, 1)
         self._put(failure.partition, single)

@@ -1,0 +1,664 @@
+"""Workers on a model broker: performs the effects of commit epochs and takeovers, with faults.
+
+One step is one thing that happens: a record begins or ends, a job answers, the group decides, a
+process dies. `World.check` holds after every step; `World.settle` proves that progress is possible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from onceflow.decisions import epoch_effects as fx
+from onceflow.decisions import epoch_events as ev
+from onceflow.decisions import takeover as td
+from onceflow.decisions.commit_epoch import CommitEpochs
+from onceflow.decisions.epoch_states import EpochState
+from onceflow.decisions.marker import Handover
+from onceflow.decisions.takeover import Takeover, TakeoverOptions
+from onceflow.errors import Fenced, TransactionAborted
+from onceflow.ids import Incarnation, Offset, Partition
+from onceflow.testing.model_broker import Membership, ModelBroker
+
+RECORDS = 4
+PARTITIONS = (Partition("in", 0), Partition("in", 1))
+
+
+class Violation(AssertionError):
+    """A promise is broken: what a mutation test waits for."""
+
+
+def demand(condition: object, text: str, **facts: object) -> None:
+    if not condition:
+        raise Violation(f"{text} {facts}")
+
+
+class Fault(StrEnum):
+    NONE = "none"
+    ANSWER_LOST = "answer_lost"
+    DELAYED = "delayed"
+    DUPLICATED = "duplicated"
+    REFUSED = "refused"
+    FATAL = "fatal"
+
+
+@dataclass
+class Begun:
+    partition: Partition
+    offset: int
+    stamp: Any
+
+
+class Worker:
+    """One process: everything that a kill takes away."""
+
+    machine_class = CommitEpochs
+    takeover_class = Takeover
+
+    def __init__(self, world: World, slot: int, start: int) -> None:
+        self.world = world
+        self.broker = world.broker
+        self.slot = slot
+        self.own = Incarnation(f"w{slot}s{start}")
+        self.machine = self.machine_class(self.own)
+        self.takeover: Takeover | None = None
+        self.takeover_job: Any = None
+        self.assignment = 0
+        self.producer = self.broker.init_transactions(self.transactional_id)
+        self.memberships: dict[int, Membership] = {}
+        self.positions: dict[Partition, int] = {}
+        self.gate_open = False
+        self.unfinished: list[Begun] = []
+        self.overlay: dict[Partition, set[int]] = {}
+        self.outbox: list[int] = []
+        self.sent: list[int] = []
+        self.job: tuple[str, Any] | None = None
+        self.to_send: fx.SendOffsets | None = None
+        self.revoking: frozenset[Partition] = frozenset()
+        self.lost_untold: frozenset[Partition] = frozenset()
+        self.in_transaction = False
+
+    @property
+    def transactional_id(self) -> str:
+        return f"app.{self.own}.0"
+
+    @property
+    def disk(self) -> dict[Partition, set[int]]:
+        return self.world.disks[self.slot]
+
+    @property
+    def sent_partitions(self) -> frozenset[Partition]:
+        return frozenset(self.to_send.offsets) if self.to_send is not None else frozenset()
+
+    @property
+    def alive(self) -> bool:
+        return self.machine.state not in (EpochState.STOPPED, EpochState.FAILED)
+
+    def handle(self, event: Any) -> None:
+        self.world.log.append(f"{self.own} {self.machine.state.name} <- {event}")
+        for effect in self.machine.handle(event):
+            self.world.log.append(f"    {effect}")
+            getattr(self, "do_" + type(effect).__name__)(effect)
+
+    # Effects.
+
+    def do_BeginTakeover(self, effect: fx.BeginTakeover) -> None:
+        demand(self.takeover is None, "two takeovers at once")
+        demand(not self.gate_open and not self.unfinished, "takeover with work under way")
+        self.assignment = effect.assignment
+        options = TakeoverOptions(self.own, td.ResetPolicy.EARLIEST, pending_reads_max=10_000)
+        self.takeover = self.takeover_class(effect.partitions, options)
+        self.advance_takeover(td.Begin())
+
+    def do_CancelTakeover(self, effect: fx.CancelTakeover) -> None:
+        self.takeover = self.takeover_job = None
+
+    def do_BeginTransaction(self, effect: fx.BeginTransaction) -> None:
+        demand(not self.in_transaction, "begin within a transaction")
+        self.in_transaction = True
+
+    def do_OpenGate(self, effect: fx.OpenGate) -> None:
+        demand(self.in_transaction and not self.unfinished, "gate opens without a transaction")
+        demand(effect.stamp == self.machine.stamp, "gate opens for an old stamp")
+        self.gate_open = True
+        outbox, self.outbox = self.outbox, []
+        for number in outbox:
+            self.send(number)
+
+    def do_CloseGate(self, effect: fx.CloseGate) -> None:
+        self.gate_open = False
+        self.start_job("drain", None)
+
+    def do_Seal(self, effect: fx.Seal) -> None:
+        self.start_job("seal", effect.commit_epoch)
+
+    def do_Flush(self, effect: fx.Flush) -> None:
+        pass
+
+    def do_SendOffsets(self, effect: fx.SendOffsets) -> None:
+        self.to_send = effect
+
+    def do_CommitTransaction(self, effect: fx.CommitTransaction) -> None:
+        self.start_job("offsets", effect.commit_epoch)
+
+    def do_AbortTransaction(self, effect: fx.AbortTransaction) -> None:
+        self.job = None if self.job and self.job[0] == "seal" else self.job
+        self.start_job("abort", effect.commit_epoch)
+
+    def do_Apply(self, effect: fx.Apply) -> None:
+        self.start_job("apply", effect)
+
+    def do_DropAttempt(self, effect: fx.DropAttempt) -> None:
+        demand(effect.stamp <= self.machine.stamp, "dropped for a stamp that is not given out")
+        if self.job is not None and self.job[0] in ("drain", "seal"):
+            self.job = None
+        self.unfinished.clear()
+        self.overlay.clear()
+        if effect.sends is fx.SendsFate.REPEAT:
+            self.outbox = [*self.sent, *self.outbox]
+        self.sent = []
+
+    def do_Rewind(self, effect: fx.Rewind) -> None:
+        self.positions.update(effect.offsets)
+
+    def do_ForgetPartitions(self, effect: fx.ForgetPartitions) -> None:
+        demand(not self.gate_open and not self.unfinished, "forgotten with work under way")
+        for partition in effect.partitions:
+            self.positions.pop(partition, None)
+            self.overlay.pop(partition, None)
+
+    def do_FinishRevoke(self, effect: fx.FinishRevoke) -> None:
+        for partition in self.revoking:
+            grant = self.broker.grants.get(partition)
+            if grant is not None and grant.member == self.own:
+                self.broker.take_back(partition)
+        self.revoking = frozenset()
+
+    def do_ReplaceProducer(self, effect: fx.ReplaceProducer) -> None:
+        self.job = None if self.job and self.job[0] in ("drain", "seal") else self.job
+        self.in_transaction = False
+        self.start_job("replace", None)
+
+    def do_ReadMarkers(self, effect: fx.ReadMarkers) -> None:
+        demand(effect.partitions, "nothing to read")
+        self.start_job("read", effect.partitions)
+
+    def do_Stop(self, effect: fx.Stop) -> None:
+        self.world.leave(self)
+
+    def do_Fail(self, effect: fx.Fail) -> None:
+        if effect.exit_code == 4:
+            named = {self.broker.committed(partition).marker for partition in self.positions}
+            demand(
+                any(marker is not None and marker.incarnation != self.own for marker in named),
+                "exit 4 without proof of another incarnation",
+                message=effect.message,
+            )
+        self.world.leave(self)
+
+    def start_job(self, name: str, argument: Any) -> None:
+        demand(self.job is None, "two jobs at once", running=self.job, next=name)
+        self.job = (name, argument)
+
+    # What happens by itself.
+
+    def begin_record(self, partition: Partition) -> bool:
+        position = self.positions.get(partition)
+        if not self.gate_open or position is None or position >= RECORDS:
+            return False
+        self.positions[partition] = position + 1
+        self.unfinished.append(Begun(partition, position, self.machine.stamp))
+        return True
+
+    def finish_record(self, index: int) -> bool:
+        if not self.unfinished:
+            return False
+        begun = self.unfinished.pop(index % len(self.unfinished))
+        if begun.stamp != self.machine.stamp:
+            return True
+        self.overlay.setdefault(begun.partition, set()).add(begun.offset)
+        self.produce(("out", begun.partition, begun.offset))
+        return True
+
+    def fail_record(self, index: int) -> bool:
+        if not self.unfinished:
+            return False
+        begun = self.unfinished[index % len(self.unfinished)]
+        self.handle(ev.RecordFailed(begun.stamp))
+        return True
+
+    def timer_send(self) -> bool:
+        if not self.gate_open:
+            return False
+        self.world.sends += 1
+        self.send(self.world.sends)
+        return True
+
+    def send(self, number: int) -> None:
+        self.sent.append(number)
+        self.produce(("send", number))
+
+    def produce(self, record: Any) -> None:
+        try:
+            self.broker.produce(self.producer, record)
+        except Fenced:
+            self.handle(ev.SendFailed(self.machine.commit_epoch, ev.SendFailure.FATAL))
+
+    def is_drained(self) -> bool:
+        return not self.unfinished
+
+    def step_job(self, fault: Fault = Fault.NONE) -> bool:
+        if self.job is None:
+            return False
+        name, argument = self.job
+        if name == "drain" and not self.is_drained():
+            return False
+        if name == "read" and any(self.broker.is_pending(each) for each in argument):
+            return False
+        self.job = None
+        getattr(self, "job_" + name)(argument, fault)
+        return True
+
+    def job_drain(self, argument: None, fault: Fault) -> None:
+        claimed = self.machine.committed_offsets
+        offsets = {partition: Offset(self.positions[partition]) for partition in claimed}
+        self.handle(ev.Drained(self.machine.commit_epoch, offsets, bool(self.sent)))
+
+    def job_seal(self, commit_epoch: Any, fault: Fault) -> None:
+        if fault is Fault.REFUSED:
+            self.handle(ev.SendFailed(commit_epoch, ev.SendFailure.ABORTABLE))
+        else:
+            self.handle(ev.Sealed(commit_epoch))
+
+    def membership(self, number: int) -> Membership:
+        return self.memberships[number]
+
+    def job_offsets(self, commit_epoch: Any, fault: Fault) -> None:
+        assert self.to_send is not None
+        try:
+            self.broker.send_offsets(
+                self.producer, self.membership(self.to_send.membership), self.to_send.offsets
+            )
+        except TransactionAborted:
+            self.handle(ev.OffsetsRefused(commit_epoch))
+            return
+        except Fenced:
+            self.handle(ev.SendFailed(commit_epoch, ev.SendFailure.FATAL))
+            return
+        if fault is Fault.REFUSED:
+            self.handle(ev.SendFailed(commit_epoch, ev.SendFailure.ABORTABLE))
+        elif fault is Fault.FATAL:
+            self.handle(ev.SendFailed(commit_epoch, ev.SendFailure.FATAL))
+        else:
+            self.start_job("end", commit_epoch)
+
+    def job_end(self, commit_epoch: Any, fault: Fault) -> None:
+        if fault is Fault.REFUSED:
+            self.ended(commit_epoch, ev.Outcome.NOT_COMMITTED)
+            return
+        if fault is Fault.DELAYED:
+            self.world.in_flight.append((self.producer, True))
+            self.ended(commit_epoch, ev.Outcome.UNKNOWN)
+            return
+        before = {each: self.broker.committed(each).marker for each in PARTITIONS}
+        try:
+            self.broker.end_transaction(self.producer, commits=True)
+        except Fenced:
+            self.ended(commit_epoch, ev.Outcome.UNKNOWN)
+            return
+        self.world.check_claim({each: before[each] for each in self.sent_partitions}, self)
+        if fault is Fault.ANSWER_LOST:
+            self.ended(commit_epoch, ev.Outcome.UNKNOWN)
+        elif fault is Fault.DUPLICATED:
+            self.world.in_flight.append((self.producer, True))
+            self.ended(commit_epoch, ev.Outcome.COMMITTED, spent=True)
+        else:
+            self.ended(commit_epoch, ev.Outcome.COMMITTED)
+
+    def ended(self, commit_epoch: Any, outcome: ev.Outcome, *, spent: bool = False) -> None:
+        if outcome is not ev.Outcome.NOT_COMMITTED:
+            self.in_transaction = False
+        self.handle(ev.TransactionEnded(commit_epoch, outcome, spent))
+
+    def job_abort(self, commit_epoch: Any, fault: Fault) -> None:
+        self.in_transaction = False
+        if fault is Fault.DELAYED:
+            self.world.in_flight.append((self.producer, False))
+            self.handle(ev.Aborted(commit_epoch, spent=True))
+            return
+        try:
+            self.broker.end_transaction(self.producer, commits=False)
+        except Fenced:
+            self.handle(ev.Aborted(commit_epoch, spent=True))
+            return
+        self.handle(ev.Aborted(commit_epoch, spent=fault is Fault.ANSWER_LOST))
+
+    def job_apply(self, effect: fx.Apply, fault: Fault) -> None:
+        for partition in effect.partitions:
+            self.disk.setdefault(partition, set()).update(self.overlay.get(partition, ()))
+            committed = self.machine.committed_offsets[partition]
+            demand(
+                self.disk[partition] == set(range(committed)),
+                "INV-STATE-2: store is not the fold of what is committed",
+                store=self.disk[partition],
+                committed=committed,
+            )
+        self.overlay.clear()
+        self.world.resolved.extend(self.sent)
+        self.sent = []
+        self.handle(ev.Applied(effect.commit_epoch))
+
+    def job_replace(self, argument: None, fault: Fault) -> None:
+        self.producer = self.broker.init_transactions(self.transactional_id)
+        self.handle(ev.ProducerReady())
+
+    def job_read(self, partitions: frozenset[Partition], fault: Fault) -> None:
+        self.handle(ev.MarkersRead({each: self.broker.committed(each) for each in partitions}))
+
+    # Taking over.
+
+    def advance_takeover(self, event: Any) -> None:
+        assert self.takeover is not None
+        self.world.log.append(f"{self.own} takeover {self.takeover.state.name} <- {event}")
+        for effect in self.takeover.handle(event):
+            self.world.log.append(f"    {effect}")
+            if isinstance(effect, td.ReadyToClaim):
+                self.takeover = self.takeover_job = None
+                self.handle(ev.TakenOver(self.assignment, effect.starts))
+            elif isinstance(effect, td.TakeoverFailed):
+                self.takeover = self.takeover_job = None
+                self.handle(ev.Failed(effect.message, effect.exit_code))
+            elif not isinstance(effect, td.AlarmPending):
+                self.takeover_job = effect
+
+    def step_takeover(self) -> bool:
+        effect, self.takeover_job = self.takeover_job, None
+        if effect is None:
+            return False
+        getattr(self, "take_" + type(effect).__name__)(effect)
+        return True
+
+    def markers(self, partitions: frozenset[Partition]) -> dict[Partition, Any]:
+        return {each: self.broker.committed(each) for each in partitions}
+
+    def take_ReadLastMarkers(self, effect: td.ReadLastMarkers) -> None:
+        self.advance_takeover(td.LastMarkersRead(self.markers(effect.partitions)))
+
+    def take_FenceIncarnations(self, effect: td.FenceIncarnations) -> None:
+        for incarnation in effect.incarnations:
+            self.broker.init_transactions(f"app.{incarnation}.0")
+            self.broker.init_transactions(f"app.{incarnation}.1")
+        self.advance_takeover(td.IncarnationsFenced())
+
+    def take_ReadStableMarkers(self, effect: td.ReadStableMarkers) -> None:
+        pending = frozenset(each for each in effect.partitions if self.broker.is_pending(each))
+        if pending:
+            self.advance_takeover(td.StillPending(pending))
+        else:
+            self.advance_takeover(td.StableMarkersRead(self.markers(effect.partitions)))
+
+    def take_ReadLogBounds(self, effect: td.ReadLogBounds) -> None:
+        bounds = td.LogBounds(Offset(0), Offset(RECORDS))
+        self.advance_takeover(td.LogBoundsRead(dict.fromkeys(effect.partitions, bounds)))
+
+    def take_RestoreTasks(self, effect: td.RestoreTasks) -> None:
+        for partition in effect.partitions:
+            self.disk[partition] = self.world.visible(partition)
+        self.advance_takeover(td.Restored())
+
+
+@dataclass
+class World:
+    """Broker, worker slots with their disks, and what is on its way."""
+
+    worker_class: type[Worker] = Worker
+    slots: int = 2
+    broker: ModelBroker = field(default_factory=ModelBroker)
+    in_flight: list[tuple[Any, bool]] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    resolved: list[int] = field(default_factory=list)
+    sends: int = 0
+    starts: int = 0
+
+    def __post_init__(self) -> None:
+        self.disks: list[dict[Partition, set[int]]] = [{} for _ in range(self.slots)]
+        self.workers: list[Worker | None] = [None] * self.slots
+
+    # What happens to processes and the group. Each returns whether it could happen.
+
+    def start(self, slot: int) -> bool:
+        if self.workers[slot] is not None:
+            return False
+        self.starts += 1
+        self.workers[slot] = self.worker_class(self, slot, self.starts)
+        return True
+
+    def crash(self, slot: int, *, end_on_its_way: bool = False) -> bool:
+        worker = self.workers[slot]
+        if worker is None:
+            return False
+        if end_on_its_way and worker.job is not None and worker.job[0] == "end":
+            self.in_flight.append((worker.producer, True))
+        self.leave(worker)
+        return True
+
+    def leave(self, worker: Worker) -> None:
+        self.broker.expel(worker.own)
+        self.workers[worker.slot] = None
+
+    def assign(self, slot: int, partitions: frozenset[Partition]) -> bool:
+        worker = self.workers[slot]
+        free = frozenset(each for each in partitions if each not in self.broker.grants)
+        if worker is None or not worker.alive or not free:
+            return False
+        if worker.revoking or worker.lost_untold:
+            return False
+        for partition in free:
+            membership = self.broker.grant(partition, worker.own)
+        number = len(worker.memberships) + 1
+        worker.memberships[number] = membership
+        worker.handle(ev.Assigned(free, number))
+        return True
+
+    def owned(self, worker: Worker) -> frozenset[Partition]:
+        grants = self.broker.grants
+        return frozenset(each for each in grants if grants[each].member == worker.own)
+
+    def revoke(self, slot: int, partitions: frozenset[Partition]) -> bool:
+        worker = self.workers[slot]
+        if worker is None or worker.revoking or worker.lost_untold:
+            return False
+        asked = self.owned(worker) & partitions
+        if not asked:
+            return False
+        worker.revoking = asked
+        worker.handle(ev.RevokeRequested(asked))
+        return True
+
+    def lose(self, slot: int) -> bool:
+        worker = self.workers[slot]
+        if worker is None or not self.owned(worker):
+            return False
+        worker.lost_untold |= self.owned(worker)
+        self.broker.expel(worker.own)
+        return True
+
+    def tell_lost(self, slot: int) -> bool:
+        worker = self.workers[slot]
+        if worker is None or not worker.lost_untold or worker.revoking:
+            return False
+        lost, worker.lost_untold = worker.lost_untold, frozenset()
+        worker.handle(ev.Lost(lost))
+        return True
+
+    def arrive(self, index: int) -> bool:
+        if not self.in_flight:
+            return False
+        producer, commits = self.in_flight.pop(index % len(self.in_flight))
+        try:
+            self.broker.end_transaction(producer, commits=commits)
+        except Fenced:
+            self.log.append(f"late EndTxn of {producer} is fenced")
+        return True
+
+    def expire(self, index: int) -> bool:
+        ids = sorted(self.broker.transactions)
+        if not ids:
+            return False
+        self.broker.expire_transaction(ids[index % len(ids)])
+        return True
+
+    # What must hold.
+
+    def visible(self, partition: Partition) -> set[int]:
+        return {each[2] for each in self.broker.records if each[:2] == ("out", partition)}
+
+    def check(self) -> None:
+        for partition in PARTITIONS:
+            outputs = sorted(
+                each[2] for each in self.broker.records if each[:2] == ("out", partition)
+            )
+            committed = self.broker.committed_offset(partition)
+            demand(
+                outputs == list(range(committed)),
+                "INV-EPOCH-1..3: outputs are not those of the records below the committed offset",
+                partition=partition,
+                outputs=outputs,
+                committed=committed,
+            )
+            for disk in self.disks:
+                ahead = {each for each in disk.get(partition, ()) if each >= committed}
+                demand(not ahead, "INV-STATE-1: store ahead of Kafka", ahead=ahead)
+        sends = [each[1] for each in self.broker.records if each[0] == "send"]
+        demand(len(sends) == len(set(sends)), "a send is visible twice", sends=sends)
+        demand(set(self.resolved) <= set(sends), "a resolved send is not visible")
+
+    def check_claim(self, before: dict[Partition, Any], worker: Worker) -> None:
+        """A claim just committed: who did not release its partitions can write no more."""
+        if worker.machine.state is not EpochState.CLAIMING:
+            return
+        for partition, marker in before.items():
+            if marker is None or marker.incarnation == worker.own:
+                continue
+            still_open = f"app.{marker.incarnation}.0" in self.broker.transactions
+            demand(
+                marker.released is Handover.RELEASED or not still_open,
+                "INV-TAKEOVER-4: claimed while an earlier owner has a transaction open",
+                partition=partition,
+                owner=marker.incarnation,
+            )
+
+    def settle(self) -> None:
+        """Without further faults everything is processed, committed and closed."""
+        while self.in_flight:
+            self.arrive(0)
+            self.check()
+        alive = {worker.own for worker in self.workers if worker is not None}
+        for transactional_id in list(self.broker.transactions):
+            if transactional_id.split(".")[1] not in alive:
+                self.broker.expire_transaction(transactional_id)
+        for _ in range(400):
+            if self._settle_round():
+                break
+        else:
+            raise Violation("no progress")
+        demand(not self.broker.transactions, "a transaction stays open for ever")
+
+    def _settle_round(self) -> bool:
+        for slot in range(self.slots):
+            self.start(slot)
+            self.tell_lost(slot)
+            worker = self.workers[slot]
+            if worker is None:
+                continue
+            free = frozenset(PARTITIONS) - self.broker.grants.keys()
+            if free:
+                self.assign(slot, frozenset([min(free)]))
+            for _ in range(30):
+                # Bounded: a zombie that nobody told yet claims in vain for ever.
+                if self.workers[slot] is not worker or not (
+                    worker.step_job() or worker.step_takeover() or worker.finish_record(0)
+                ):
+                    break
+                self.check()
+            if self.workers[slot] is not worker:
+                continue
+            for partition in PARTITIONS:
+                worker.begin_record(partition)
+            if worker.machine.state is EpochState.OPEN:
+                worker.handle(ev.CommitDue(ev.CommitReason.INTERVAL))
+            self.check()
+        idle = {EpochState.OPEN, EpochState.DRAINING, EpochState.UNASSIGNED}
+        return all(self.broker.committed_offset(each) == RECORDS for each in PARTITIONS) and all(
+            worker is not None
+            and worker.machine.state in idle
+            and not (worker.sent or worker.unfinished)
+            for worker in self.workers
+        )
+
+
+def random_step(world: World, random: Any) -> None:
+    """One thing happens; faults are as likely as in a bad night."""
+    slot = random.randrange(world.slots)
+    worker = world.workers[slot]
+    if worker is None:
+        world.start(slot)
+        return
+    some = frozenset(random.choice([PARTITIONS, PARTITIONS[:1], PARTITIONS[1:]]))
+    fault = random.choice(list(Fault)) if random.random() < 0.35 else Fault.NONE
+    kind = random.random()
+    if kind < 0.30:
+        worker.step_job(fault)
+    elif kind < 0.48:
+        worker.step_takeover()
+    elif kind < 0.60:
+        worker.begin_record(random.choice(PARTITIONS))
+    elif kind < 0.72:
+        worker.finish_record(random.randrange(4))
+    elif kind < 0.78:
+        worker.handle(ev.CommitDue(ev.CommitReason.INTERVAL))
+    elif kind < 0.86:
+        world.assign(slot, some)
+    else:
+        _rare_step(world, worker, some, random)
+
+
+def _rare_step(world: World, worker: Worker, some: frozenset[Partition], random: Any) -> None:
+    slot = worker.slot
+    rare = random.randrange(12)
+    if rare == 0:
+        world.crash(slot, end_on_its_way=random.random() < 0.5)
+    elif rare in (1, 2):
+        world.revoke(slot, some)
+    elif rare == 3:
+        worker.handle(ev.RevokeTimedOut())
+    elif rare in (4, 5):
+        world.lose(slot)
+    elif rare == 6:
+        world.tell_lost(slot)
+    elif rare == 7:
+        world.arrive(random.randrange(4))
+    elif rare == 8:
+        world.expire(random.randrange(4))
+    elif rare == 9:
+        worker.fail_record(random.randrange(4)) if random.random() < 0.7 else worker.handle(
+            ev.StopRequested()
+        )
+    elif rare == 10:
+        worker.timer_send()
+    elif worker.machine.committed_offsets:
+        worker.handle(ev.NoteAttempt(min(worker.machine.committed_offsets)))
+
+
+def run(seed: int, steps: int, worker_class: type[Worker] = Worker, slots: int = 2) -> World:
+    """One random life; the same seed repeats it exactly."""
+    from random import Random
+
+    random = Random(seed)
+    world = World(worker_class, slots)
+    for _ in range(steps):
+        random_step(world, random)
+        world.check()
+    world.settle()
+    return world
