@@ -118,8 +118,12 @@ class StoreDirectory:
             os.close(marker_fd)
             raise locked(self.path, f"{MARKER_NAME} is locked") from error
         self._marker_fd = marker_fd
-        if os.fstat(marker_fd).st_size == 0:
-            self._write_marker({"format": FORMAT_VERSION})
+        try:
+            if os.fstat(marker_fd).st_size == 0:
+                self._write_marker({"format": FORMAT_VERSION})
+        except StorageFailed:
+            self.release()
+            raise
         return marker_fd
 
     def _read_marker(self) -> dict[str, object]:

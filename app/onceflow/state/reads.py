@@ -50,9 +50,10 @@ class TableReads:
     def get(self, table: str, key: bytes) -> bytes | None:
         """The committed value of ``key``."""
         try:
-            return cast("bytes | None", self._families[table].get(key))
+            value: bytes | None = self._families[table].get(key)
         except Exception as error:
             raise self._explain(error) from error
+        return value
 
     def get_many(self, table: str, keys: list[bytes]) -> list[bytes | None]:
         """The committed values in the order of ``keys``; cheaper per key than ``get``."""
@@ -105,22 +106,25 @@ class TableReads:
     def _scan(
         self, family: Rdict, start: bytes | None, stop: bytes | None
     ) -> Generator[tuple[bytes, bytes], None, None]:
-        row = (start, b"")
+        last = start
         try:
-            for row in family.items(from_key=start, read_opt=_until(stop)):
-                yield cast("tuple[bytes, bytes]", row)
-            _check_end(family, cast("bytes | None", row[0]), stop)
+            rows = family.items(from_key=start, read_opt=_until(stop))
+            for row in cast("Iterator[tuple[bytes, bytes]]", rows):
+                last = row[0]
+                yield row
+            _check_end(family, last, stop)
         except Exception as error:
             raise self._explain(error) from error
 
     def _scan_keys(
         self, family: Rdict, start: bytes | None, stop: bytes | None
     ) -> Generator[bytes, None, None]:
-        key: object = start
+        last = start
         try:
-            for key in family.keys(from_key=start, read_opt=_until(stop)):
-                yield cast("bytes", key)
-            _check_end(family, cast("bytes | None", key), stop)
+            keys = family.keys(from_key=start, read_opt=_until(stop))
+            for last in cast("Iterator[bytes]", keys):
+                yield last
+            _check_end(family, last, stop)
         except Exception as error:
             raise self._explain(error) from error
 

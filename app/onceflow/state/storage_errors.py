@@ -40,8 +40,8 @@ def translate(error: Exception, path: Path) -> Exception:
         return StorageFailed(
             f"The local store {path} cannot be read or written: {text}. Nothing is lost: it holds "
             "its last successful apply and Kafka the rest. Free space or mend the disk (check "
-            "permissions, quotas and `df`), then start the worker again; or delete the directory "
-            "to have it rebuilt from the changelog."
+            "permissions, quotas, `df` and the limit of open files), then start the worker again; "
+            "or delete the directory to have it rebuilt from the changelog."
         )
     return TaskCorrupted(
         f"The local store {path} is damaged: {text}. Its rows cannot be trusted, so it must be "
@@ -53,7 +53,7 @@ def translate(error: Exception, path: Path) -> Exception:
 def locked(path: Path, details: str) -> ConfigError:
     """The error for a store that another process (or another part of this one) has open."""
     return ConfigError(
-        f"The local store {path} is open in another process ({details}). Two workers with one data "
-        "directory would overwrite each other's state, so this one stops; nothing was written. "
-        "Give each worker a data directory of its own, or stop the other one."
+        f"The local store {path} is open already, most likely in another process ({details}). Two "
+        "workers with one data directory would overwrite each other's state, so this one stops; "
+        "nothing was written. Give each worker a data directory of its own, or stop the other one."
     )

@@ -213,8 +213,12 @@ class TaskStore(TableReads):
         self._dirty_since_ms = None
 
     def flush_if_old(self, now_ms: int) -> None:
-        """``flush`` if a row has been waiting for STORE_FLUSH_MS; the budget calls it."""
-        if self._dirty_since_ms is not None and now_ms - self._dirty_since_ms >= STORE_FLUSH_MS:
+        """``flush`` if a row has been waiting for STORE_FLUSH_MS; the budget calls it.
+
+        A clock that was set back counts as waited enough.
+        """
+        since_ms = self._dirty_since_ms
+        if since_ms is not None and not 0 <= now_ms - since_ms < STORE_FLUSH_MS:
             self.flush()
 
     def close(self) -> None:

@@ -106,18 +106,30 @@ def windowed(tmp_path):
 
 def test_expiry_is_bounded_and_goes_on_where_it_stopped(windowed, overlay):
     overlay.writes[window_key(b'"new"', 0.0, 59.9)] = b"2"
+
+    def scan(_table, start, stop):
+        return overlay.scan(windowed, start, stop)
+
     expired = []
     for complete in (False, True):
-        found = find_expired(overlay, windowed, 60.0, limit=4)
+        found = find_expired(scan, "counts", 60.0, limit=4)
         assert found.complete is complete
         overlay.delete_range(*found.deleted_range)
         expired += found.rows
     assert [value for _, value in expired] == [b"1"] * 5 + [b"2"]
-    assert find_expired(overlay, windowed, 60.0, limit=4).rows == []
+    assert find_expired(scan, "counts", 60.0, limit=4).rows == []
     windowed.apply({"counts": overlay.freeze(20)}, now_ms=3_000)
     assert [key[16:] for key in windowed.scan_keys("counts")] == [b'"%d"' % n for n in range(5)]
 
 
-def test_expiry_without_a_limit_is_refused(windowed, overlay):
+def test_expiry_of_committed_rows_deletes_exactly_what_it_names(windowed):
+    found = find_expired(windowed.scan, "counts", 1e9, limit=7)
+    windowed.apply({"counts": Changes([], [found.deleted_range], 20)}, now_ms=3_000)
+    assert len(found.rows) == 7
+    assert not found.complete
+    assert [key[16:] for key in windowed.scan_keys("counts")] == [b'"2"', b'"3"', b'"4"']
+
+
+def test_expiry_without_a_limit_is_refused(windowed):
     with pytest.raises(InvariantViolation, match="INV-STATE-5"):
-        find_expired(overlay, windowed, 60.0, limit=0)
+        find_expired(windowed.scan, "counts", 60.0, limit=0)

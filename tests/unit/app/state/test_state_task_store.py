@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 
 import pytest
 
-from harness.task_stores import IDENTITY, TRUSTED_FOR_MS, open_store
+from harness.polling import until
+from harness.task_stores import BUDGET_BYTES, IDENTITY, TRUSTED_FOR_MS, open_store
 from onceflow.errors import ConfigError, InvariantViolation, StorageFailed, TaskCorrupted
 from onceflow.limits import STORE_CLOCK_SKEW_MS, STORE_FLUSH_MS
 from onceflow.state.directory import MARKER_NAME
@@ -315,7 +317,7 @@ def test_a_directory_that_is_not_a_store_is_never_emptied(path):
 def test_wipe_removes_a_closed_store_and_refuses_an_open_one(path):
     fill(path)
     store = open_store(path)
-    with pytest.raises(ConfigError, match="another process"):
+    with pytest.raises(ConfigError, match="open already"):
         TaskStore.wipe(path)
     assert store.get("counts", b"a") == b"1"
     store.close()
@@ -365,16 +367,20 @@ def test_sizes_count_rows(path):
     store.close()
 
 
-def test_rows_are_flushed_by_age_also_of_an_idle_store(path, tmp_path):
-    budget = MemoryBudget(32 * 1024 * 1024)
+def unflushed_bytes(store):
+    return store.sizes()["counts"].memtable_bytes
+
+
+async def test_rows_are_flushed_by_age_also_of_an_idle_store(tmp_path):
+    budget = MemoryBudget(BUDGET_BYTES)
     idle, busy = (open_store(tmp_path / name, budget=budget) for name in ("idle", "busy"))
-    idle.apply({"counts": Changes([(b"a", bytes(1_000))], (), 1)}, now_ms=2_000)
+    idle.apply({"counts": Changes([(b"a", bytes(50_000))], (), 1)}, now_ms=2_000)
     busy.apply({}, now_ms=1_000 + STORE_FLUSH_MS - 1)
-    assert idle.sizes()["counts"].memtable_bytes > 1_000
+    assert unflushed_bytes(idle) > 50_000
     busy.apply({}, now_ms=1_000 + STORE_FLUSH_MS)
+    await until(lambda: unflushed_bytes(idle) < 50_000, what="the flush")
     idle.close()
     busy.close()
-    assert budget.memtable_bytes() < 100_000
 
 
 def damage(path, pattern):
@@ -443,4 +449,43 @@ def test_damage_met_while_a_table_is_cleared_rebuilds_the_store(path):
     recreated = IDENTITY._replace(changelog_topic_ids={"counts": "id-new", "totals": "id-totals"})
     store = open_store(path, identity=recreated)
     assert reasons_of(store) == {"*": Reason.CORRUPT}
+    store.close()
+
+
+async def test_a_clock_that_was_set_back_does_not_hold_back_flushes(path):
+    store = open_store(path, now_ms=1_000_000)
+    store.apply({"counts": Changes([(b"a", bytes(50_000))], (), 1)}, now_ms=1_000_000)
+    assert unflushed_bytes(store) > 50_000
+    store.apply({}, now_ms=500_000)
+    await until(lambda: unflushed_bytes(store) < 50_000, what="the flush")
+    store.close()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_flipped_byte_anywhere_is_never_believed(path, seed):
+    chance = random.Random(seed)
+    store = open_store(path)
+    expected = {}
+    for number in range(4):
+        rows = [(b"%04d" % chance.randrange(3_000), chance.randbytes(40)) for _ in range(800)]
+        store.apply({"counts": Changes(rows, (), 800 * (number + 1))}, now_ms=2_000)
+        store.flush()
+        expected.update(rows)
+    store.close()
+    files = [file for file in path.iterdir() if file.suffix == ".sst" or "MANIFEST" in file.name]
+    victim = chance.choice(sorted(files))
+    content = bytearray(victim.read_bytes())
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    victim.write_bytes(content)
+    store = open_store(path)
+    try:
+        rows = dict(store.scan("counts"))
+    except TaskCorrupted:
+        rows = None
+    if store.changelog_position("counts") is None:
+        assert reasons_of(store) == {"*": Reason.CORRUPT}
+        assert not rows
+    elif rows is not None:
+        assert rows == expected
+        assert store.changelog_position("counts") == 3_200
     store.close()
