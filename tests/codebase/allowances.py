@@ -21,6 +21,7 @@ TOP_LEVEL = {
 
 LOOP_ROOTS: dict[str, str] = {
     "onceflow.engine.agent:Agent._execute_actor": "the user's agent raised; on_error decides",
+    "onceflow.engine.agent:Agent._report": "the user's callback raised; the worker ends",
     "onceflow.engine.epochs:Epochs._run": "the driver of the protocol; an error ends the worker",
     "onceflow.engine.stream:Stream._records": "a user's codec raised; the record is to blame",
     "onceflow.engine.stream:Stream._passive_drainer": "a processor raised; the record is to blame",
