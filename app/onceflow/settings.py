@@ -51,25 +51,6 @@ left alone: Kubernetes injects ``ONCEFLOW_PORT`` and its like beside a service o
 _OTHER_VARIABLES = frozenset({"BROKER", "FILE"})
 """Variables with our prefix that are not settings: read by the local Kafka and by the loader."""
 
-DENIED_KAFKA_OPTIONS: Mapping[str, str] = {
-    "acks": "a transaction needs acks=all",
-    "auto.offset.reset": "the engine decides the start once, with the claim",
-    "bootstrap.servers": "it is the host and port of the broker URL",
-    "enable.auto.commit": "offsets are committed inside the transaction only",
-    "enable.auto.offset.store": "offsets are committed inside the transaction only",
-    "enable.idempotence": "a transaction needs it",
-    "group.id": "it is the application's id",
-    "group.instance.id": "set worker_id",
-    "group.protocol": "set group_protocol",
-    "isolation.level": "reading uncommitted records would count aborted ones",
-    "partition.assignment.strategy": "co-partitioning needs range",
-    "partitioner": "a key must land where Java's producer puts it",
-    "session.timeout.ms": "set session_timeout_ms",
-    "transaction.timeout.ms": "it is twice record_bound_s",
-    "transactional.id": "it names the incarnation, which fencing depends on",
-}
-"""librdkafka options on which correctness hangs, and what to do instead of setting them."""
-
 _SECRET = re.compile(r"password|secret|\.pem$|^sasl\.oauthbearer\.config$|jaas|token")
 MASK = "********"
 
@@ -217,7 +198,7 @@ class Settings(BaseModel):
     kafka: Annotated[dict[str, object], Field(repr=False)] = {}
     """Options of librdkafka by their own names, handed to every client: kafka.security.protocol,
     or ONCEFLOW_KAFKA__SECURITY_PROTOCOL in the environment. Those that correctness hangs on are
-    refused."""
+    refused by the Kafka room, which knows librdkafka's names."""
 
     _sources: dict[str, Source] = PrivateAttr(default_factory=dict)
 
@@ -283,18 +264,6 @@ class Settings(BaseModel):
     def _check_crash_point(cls, value: str | None) -> str | None:
         if value is not None:
             _parse_crash_point(value)
-        return value
-
-    @field_validator("kafka")
-    @classmethod
-    def _check_kafka(cls, value: dict[str, object]) -> dict[str, object]:
-        denied = [
-            f"{option} is not yours to set ({DENIED_KAFKA_OPTIONS[option]})"
-            for option in sorted(value)
-            if option in DENIED_KAFKA_OPTIONS
-        ]
-        if denied:
-            raise ValueError("; ".join(denied))
         return value
 
     @model_validator(mode="after")
