@@ -26,7 +26,6 @@ from onceflow.columns.merging import (
     WindowColumns,
     merged_columns,
     merged_rows,
-    packed_rows,
     window_columns,
 )
 from onceflow.columns.reading import Chunk, RecordReader
@@ -204,7 +203,7 @@ class WindowedFold:
         ]
         sealed = self._sealed.setdefault(partition, [])
         for windows in self._merged(partition, pending, added):
-            rows = packed_rows(windows, self._codec)
+            rows = self._codec.pack(windows.kind, windows.counts, windows.numbers)
             outputs = self._outputs(windows)
             folded.store_keys.extend(windows.store_keys)
             folded.rows.extend(rows)
@@ -229,7 +228,7 @@ class WindowedFold:
                     entries = zip(part.store_keys[first:end], part.rows[first:end], strict=True)
                     whole = (partition, start_ms) in self._whole
                     self._whole.discard((partition, start_ms))
-                    self._cache.remember(partition, start_ms, list(entries), whole=whole)
+                    self._cache.remember(partition, start_ms, entries, whole=whole)
         self._sealed.clear()
         self._whole.clear()
 

@@ -137,8 +137,7 @@ class RecordBatch:
         documents = rows.decode(self)
         metadata = [pa.field(name, column.type) for name, column in columns.items()]
         for name, arrow_type in fields.items():
-            attribute = rows.attribute(name)
-            entries = [getattr(document, attribute) for document in documents]
+            entries = rows.column(documents, name)
             columns[name] = self._column(f"field {name!r}", entries, arrow_type)
         return pa.RecordBatch.from_arrays(
             list(columns.values()), schema=pa.schema([*metadata, *schema], schema.metadata)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onceflow.columns.arrow import ArrowArray, ArrowTable, ArrowType, pa, pc
+from onceflow.limits import EVENT_TIME_MS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,11 +39,11 @@ class Panes:
 
     def starts(self, timestamps_ms: ArrowArray) -> ArrowArray:
         """Give the start of the pane that contains each timestamp, also before 1970."""
-        quotients = pc.divide(timestamps_ms, self.step_ms)
-        starts = pc.multiply(quotients, self.step_ms)
-        # Arrow divides towards zero; panes are cut towards the past.
-        earlier = pc.subtract(starts, self.step_ms)
-        return pc.if_else(pc.greater(starts, timestamps_ms), earlier, starts)
+        # Arrow divides towards zero, but panes are cut towards the past, so time is shifted by a
+        # whole number of steps to where all of it is positive.
+        shift_ms = -(-EVENT_TIME_MS_MAX // self.step_ms) * self.step_ms
+        steps = pc.divide(pc.add(timestamps_ms, shift_ms), self.step_ms)
+        return pc.subtract(pc.multiply(steps, self.step_ms), shift_ms)
 
     def spread(self, groups: ArrowTable, numbers: tuple[str, ...]) -> ArrowTable:
         """Turn groups of panes into groups of windows."""

@@ -9,6 +9,7 @@ Must never import Faust, Kafka or RocksDB.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
@@ -56,9 +57,9 @@ class JsonRows:
         """
         return decoded(batch, "value", batch.values, self._decode)
 
-    def attribute(self, name: str) -> str:
-        """Give the attribute of a row that holds the JSON field ``name``."""
-        return self._attributes[name]
+    def column(self, rows: list[Any], name: str) -> list[Any]:
+        """Give the JSON field ``name`` of each row."""
+        return list(map(attrgetter(self._attributes[name]), rows))
 
 
 def json_decoder(annotation: Any) -> Callable[[bytes], Any]:

@@ -21,7 +21,6 @@ from onceflow.columns.rows import (
     bytes_of,
     column_of,
     window_prefix,
-    words_of,
 )
 from onceflow.errors import ProcessingError
 
@@ -144,12 +143,6 @@ def merged_columns(
         counts=counts,
         numbers=numbers,
     )
-
-
-def packed_rows(windows: WindowColumns, codec: RowCodec) -> list[bytes]:
-    """Give the rows of merged windows."""
-    heads = pc.add(pc.multiply(windows.counts, 2), int(windows.kind))
-    return codec.pack(words_of(heads), windows.numbers)
 
 
 def merged_rows(

@@ -88,7 +88,7 @@ class RecordReader:
         keys = self._keys(batch, documents)
         if self._value is None:
             return Reading({Kind.INTEGER: Chunk(timestamps_ms, keys, None)}, latest_ms)
-        values = self._field(documents, self._value)
+        values = self._rows.column(documents, self._value)
         chunks: dict[Kind, Chunk] = {}
         types = set(map(type, values))
         if types == {float}:
@@ -113,10 +113,6 @@ class RecordReader:
             )
         return Reading(chunks, latest_ms)
 
-    def _field(self, documents: list[Any], name: str) -> list[Any]:
-        attribute = self._rows.attribute(name)
-        return [getattr(document, attribute) for document in documents]
-
     def _keys(self, batch: RecordBatch, documents: list[Any]) -> ArrowArray:
         """Give the group key of each record as its bytes."""
         if self._key is None:
@@ -126,7 +122,7 @@ class RecordReader:
                     batch.keys.index(None), "key", "there is none, and records are grouped by it"
                 )
             return column
-        keys = self._field(documents, self._key)
+        keys = self._rows.column(documents, self._key)
         try:
             return pa.array(keys, pa.binary())
         except TypeError:
@@ -138,7 +134,7 @@ class RecordReader:
             what, timestamps = "timestamp", batch.timestamps
         else:
             what = f"field {self._timestamp!r}"
-            timestamps = self._field(documents, self._timestamp)
+            timestamps = self._rows.column(documents, self._timestamp)
         column = _int64(batch, what, timestamps)
         extent = pc.min_max(column)
         latest_ms = extent["max"].as_py()

@@ -17,6 +17,7 @@ Must never import Faust, Kafka or RocksDB.
 
 from __future__ import annotations
 
+import struct
 import sys
 from array import array
 from enum import IntEnum
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from onceflow.columns.arrow import ArrowArray, ArrowType, pa
+from onceflow.columns.arrow import ArrowArray, ArrowType, pa, pc
 from onceflow.errors import TaskCorrupted
 
 if TYPE_CHECKING:
@@ -71,12 +72,13 @@ def window_start_ms(store_key: bytes) -> int:
     return int.from_bytes(store_key[:START_BYTES], "big") - _SIGN_BIT
 
 
-def words_of(column: ArrowArray) -> array[int]:
-    """Copy a column of 64-bit numbers without nulls into words; floats as their bits."""
+def numbers_of(column: ArrowArray) -> list[Any]:
+    """Give the numbers of a column of 64-bit numbers without nulls."""
+    # Twenty times faster than to_pylist(), which makes an Arrow scalar of each.
     start = column.offset * WORD_BYTES
-    words = array("q")
-    words.frombytes(memoryview(column.buffers()[1])[start : start + len(column) * WORD_BYTES])
-    return words
+    numbers: array[Any] = array("q" if pa.types.is_integer(column.type) else "d")
+    numbers.frombytes(memoryview(column.buffers()[1])[start : start + len(column) * WORD_BYTES])
+    return numbers.tolist()
 
 
 def column_of(words: array[int], arrow_type: ArrowType) -> ArrowArray:
@@ -95,10 +97,7 @@ def bytes_of(column: ArrowArray) -> list[bytes]:
 
 def texts_of(column: ArrowArray) -> list[bytes]:
     """Give finite 64-bit numbers as JSON texts; floats in the shortest form that reads back."""
-    words = words_of(column)
-    numbers: Sequence[Any] = (
-        words.tolist() if pa.types.is_integer(column.type) else array("d", words.tobytes()).tolist()
-    )
+    numbers = numbers_of(column)
     return orjson.dumps(numbers)[1:-1].split(b",") if numbers else []
 
 
@@ -113,29 +112,26 @@ class RowCodec:
         self.numbers = numbers
         self._words = 1 + len(numbers)
         self.row_bytes = self._words * WORD_BYTES
-        self._nothing = {kind: self._row_of_nothing(kind) for kind in Kind}
+        self._structs = {
+            Kind.INTEGER: struct.Struct("<q" + "q" * len(numbers)),
+            Kind.FLOAT: struct.Struct("<q" + "d" * len(numbers)),
+        }
+        self._nothing = {
+            kind: self._structs[kind].pack(kind, *(_NOTHING[kind][name] for name in numbers))
+            for kind in Kind
+        }
 
-    def _row_of_nothing(self, kind: Kind) -> bytes:
-        numbers = pa.array([_NOTHING[kind][name] for name in self.numbers], ARROW_OF_KIND[kind])
-        return self.pack(
-            array("q", [kind]), {name: numbers[i : i + 1] for i, name in enumerate(self.numbers)}
-        )[0]
-
-    def pack(self, heads: array[int], numbers: dict[str, ArrowArray]) -> list[bytes]:
+    def pack(self, kind: Kind, counts: ArrowArray, numbers: dict[str, ArrowArray]) -> list[bytes]:
         """Give the rows of these columns.
 
         Args:
-            heads: ``count * 2 + kind`` per row.
+            kind: of all the windows.
+            counts: int64 column.
             numbers: a column of 64-bit numbers per name that the codec holds.
         """
-        words = array("q", bytes(len(heads) * self.row_bytes))
-        words[0 :: self._words] = heads
-        for position, name in enumerate(self.numbers, 1):
-            words[position :: self._words] = words_of(numbers[name])
-        if sys.byteorder == "big":
-            words.byteswap()
-        packed, size = words.tobytes(), self.row_bytes
-        return [packed[at : at + size] for at in range(0, len(packed), size)]
+        heads = numbers_of(pc.add(pc.multiply(counts, 2), int(kind)))
+        columns = [numbers_of(numbers[name]) for name in self.numbers]
+        return list(map(self._structs[kind].pack, heads, *columns))
 
     def unpack(
         self, rows: Sequence[bytes | None], kind: Kind
@@ -170,7 +166,7 @@ class RowCodec:
         Raises:
             TaskCorrupted: the row has not the length of a row of these aggregates.
         """
-        heads, words = self.unpack([row], Kind.INTEGER)
+        heads, _ = self.unpack([row], Kind.INTEGER)
         kind = Kind(heads[0] & 1)
-        columns = [column_of(words[name], ARROW_OF_KIND[kind]) for name in self.numbers]
-        return kind, heads[0] >> 1, [column[0].as_py() for column in columns]
+        _, *numbers = self._structs[kind].unpack(row or self._nothing[kind])
+        return kind, heads[0] >> 1, numbers

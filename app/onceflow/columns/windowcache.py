@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
 
 @dataclass(slots=True)
@@ -53,7 +53,12 @@ class WindowCache:
         return self._windows.get((partition, start_ms))
 
     def remember(
-        self, partition: int, start_ms: int, entries: Sequence[tuple[bytes, bytes]], *, whole: bool
+        self,
+        partition: int,
+        start_ms: int,
+        entries: Iterable[tuple[bytes, bytes]],
+        *,
+        whole: bool,
     ) -> None:
         """Take rows that are committed and stored.
 
