@@ -130,8 +130,12 @@ END_S_SLOW = 1.0
 and a late duplicate would complete the next transaction half-way (librdkafka #5423)."""
 
 ABORT_FLUSH_S = 2.0
-"""How long an abort waits until the broker knows of the transaction: aborting before is fatal
-(librdkafka #4849)."""
+"""How long an abort goes on sending what is queued: an epoch's rest is sent in milliseconds, and a
+broker that is slower than this is better waited for by the abort itself."""
+
+ABORT_STEP_S = 0.25
+"""Time in which an abort must see something delivered, else it stops sending: after an error the
+client holds the rest back."""
 
 ADMIN_S_MAX = 30.0
 """Bound on one administrative request, retries included."""
@@ -199,3 +203,7 @@ RETRY_BACKOFF_S_MAX = 5.0
 
 DEAD_LETTER_HEADER_BYTES_MAX = 8_000
 """The stack in a dead letter's header: its end, where the error is. Kafka's records are bounded."""
+
+EXPIRED_ROWS_PER_EPOCH = 2_000
+"""Expired windows deleted per partition and epoch: about 4 ms of work, 20,000 a second and
+partition at the default interval, more than windows can be made at in the long run."""

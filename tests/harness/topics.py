@@ -8,7 +8,7 @@ from confluent_kafka import Producer
 
 
 async def fill(bootstrap, topic, records, partitions, *, start=0, padding=0, rows=None):
-    """Produce ``records`` evenly; values are ``partition:sequence``, the sequence from ``start``."""
+    """Produce ``records`` evenly; values are ``partition:sequence``, counted from ``start``."""
     await asyncio.to_thread(_fill, bootstrap, topic, records, partitions, start, padding, rows)
 
 

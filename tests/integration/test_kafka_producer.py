@@ -221,6 +221,24 @@ async def test_a_slow_commit_succeeds_and_spends_the_producer(kafka, admin, make
     assert await read_all(kafka.bootstrap, topic) == [b"a"]
 
 
+async def test_a_lost_connection_spends_the_producer_even_if_the_commit_is_quick(
+    kafka, admin, make, blocking, unique
+):
+    topic = unique("out")
+    await admin.create_topic(topic, 1)
+    producer = await make()
+    producer.begin()
+    producer.produce(topic, b"a", None)
+    await blocking.run(producer.flush, 10.0, timeout_s=20)
+    kafka.kill()
+    await asyncio.to_thread(kafka.start_broker)
+    await asyncio.to_thread(kafka.wait_ready)
+    end = await blocking.run(producer.commit_transaction, 40.0, timeout_s=50)
+    assert (end.outcome, end.spent) == (EndOutcome.COMMITTED, True)
+    assert producer._disturbances > 0
+    assert await read_all(kafka.bootstrap, topic) == [b"a"]
+
+
 async def test_a_commit_without_answer_is_unknown_and_spent_and_a_fence_settles_it(
     kafka, config, admin, make, blocking, unique
 ):
@@ -338,6 +356,7 @@ async def test_a_refused_timestamp_makes_the_epoch_abortable_and_names_the_recor
     producer.produce(topic, b"far", None, timestamp_ms=time.time_ns() // 1_000_000 + 7_200_000)
     end = await blocking.run(producer.commit_transaction, 10.0, timeout_s=20)
     assert end.outcome is EndOutcome.ABORTABLE
+    assert isinstance(end.error, SerializationError)
     end = await blocking.run(producer.abort_transaction, 10.0, timeout_s=20)
     assert end.outcome is EndOutcome.ABORTED
 

@@ -125,6 +125,13 @@ _REACTION: dict[int, type[OnceflowError]] = {
     _K.UNSTABLE_OFFSET_COMMIT: Unreachable,
     _K.KAFKA_STORAGE_ERROR: Unreachable,
     _K.NOT_CONTROLLER: Unreachable,
+    _K.UNKNOWN_LEADER_EPOCH: Unreachable,
+    _K.FENCED_LEADER_EPOCH: Unreachable,
+    _K.OFFSET_NOT_AVAILABLE: Unreachable,
+    _K.REPLICA_NOT_AVAILABLE: Unreachable,
+    _K.LISTENER_NOT_FOUND: Unreachable,
+    _K.STALE_BROKER_EPOCH: Unreachable,
+    _K.THROTTLING_QUOTA_EXCEEDED: Unreachable,
 }
 
 _MEANING: dict[type[OnceflowError], str] = {

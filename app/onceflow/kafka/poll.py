@@ -450,7 +450,7 @@ class PollThread:
         bound_s: float,
     ) -> None:
         given_up = _partitions(partitions)
-        if given_up:
+        if given_up and not self._loop.is_closed():
             self._wait_for(tell(given_up), bound_s)
         for partition in given_up:
             self._position.pop(partition, None)

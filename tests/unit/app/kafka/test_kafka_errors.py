@@ -59,6 +59,8 @@ RETRIABLE = {"retriable": True}
         (K.COORDINATOR_NOT_AVAILABLE, {}, Unreachable),
         (K.NOT_LEADER_FOR_PARTITION, {}, Unreachable),
         (K.UNSTABLE_OFFSET_COMMIT, {}, Unreachable),
+        (K.UNKNOWN_LEADER_EPOCH, {}, Unreachable),
+        (K.OFFSET_NOT_AVAILABLE, {}, Unreachable),
         (K.UNKNOWN, RETRIABLE, Unreachable),
         # Offsets and topics that are not what was committed.
         (K.OFFSET_OUT_OF_RANGE, {}, DataAtRisk),
