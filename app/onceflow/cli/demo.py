@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from onceflow.errors import OnceflowError
+
 app = typer.Typer()
 
 
@@ -39,14 +41,19 @@ def demo(
     from onceflow.demo.run import Plan, run_demo  # noqa: PLC0415 - quick --help
     from onceflow.demo.sabotage import Breakage  # noqa: PLC0415
 
-    outcome = run_demo(
-        Plan(
-            flights=flights,
-            kills=kills,
-            workers=workers,
-            breakage=None if breakage is None else Breakage(breakage.value),
-            seed=seed,
-        )
+    plan = Plan(
+        flights=flights,
+        kills=kills,
+        workers=workers,
+        breakage=None if breakage is None else Breakage(breakage.value),
+        seed=seed,
     )
+    try:
+        outcome = run_demo(plan)
+    except OnceflowError as error:
+        # A verdict is the last line, whatever happened.
+        typer.echo(f"onceflow: {error}", err=True)
+        typer.echo("FAILED the run did not come to its end")
+        raise typer.Exit(error.exit_code) from error
     typer.echo(outcome.verdict())
     raise typer.Exit(0 if outcome.verified else 1)

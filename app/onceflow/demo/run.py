@@ -10,6 +10,7 @@ all is committed the workers stop, and what Kafka holds is compared with the tru
 from __future__ import annotations
 
 import asyncio
+import shutil
 import tempfile
 import time
 from contextlib import ExitStack
@@ -121,7 +122,9 @@ def run_demo(plan: Plan) -> Outcome:
         display.tell(f"computing the truth of {len(flights):,} flights with DuckDB")
         truth = compute_truth(directory, len(flights))
         kafka = undo.enter_context(LocalKafka(progress=display.tell))
-        work = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="onceflow-demo-")))
+        work = Path(tempfile.mkdtemp(prefix="onceflow-demo-"))
+        kept = undo.enter_context(ExitStack())
+        kept.callback(display.tell, f"the workers' logs and state are kept in {work}")
         environ = {
             "ONCEFLOW_DEMO_BROKER": f"onceflow://{kafka.bootstrap}",
             "ONCEFLOW_SESSION_TIMEOUT_MS": str(_SESSION_TIMEOUT_MS),
@@ -137,7 +140,11 @@ def run_demo(plan: Plan) -> Outcome:
             undo.callback(worker.kill)
         job = _Job(plan, ClientConfig(kafka.bootstrap), display, workers)
         ordered = in_publication_order(flights, plan.seed)
-        return asyncio.run(job.run(directory, ordered, truth))
+        outcome = asyncio.run(job.run(directory, ordered, truth))
+        if outcome.verified:
+            kept.pop_all()
+            undo.callback(shutil.rmtree, work, ignore_errors=True)
+        return outcome
 
 
 class _Job:

@@ -13,8 +13,8 @@ from enum import StrEnum
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from onceflow.demo.names import changelog, partitions_of
-from onceflow.kafka.changelog import LOG_START, ChangelogReader
+from onceflow.demo.names import changelog
+from onceflow.demo.reading import committed_runs
 from onceflow.kafka.plain import PlainProducer
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ _EVERY = 1_000
 """One flight in so many is dropped or doubled: few, since few are what is hard to notice."""
 
 _STALE_ROWS = 3
-_READ_RECORDS = 10_000
-_READ_S = 1.0
 
 
 class Breakage(StrEnum):
@@ -83,17 +81,11 @@ async def write_stale_rows(config: ClientConfig) -> int:
 def _older_rows(config: ClientConfig) -> dict[tuple[Partition, bytes], bytes]:
     first: dict[tuple[Partition, bytes], bytes] = {}
     last: dict[tuple[Partition, bytes], bytes] = {}
-    topic = changelog("aircraft")
-    reader = ChangelogReader(config, dict.fromkeys(partitions_of(topic), LOG_START))
-    try:
-        while reader.remaining():
-            for run in reader.poll(_READ_RECORDS, _READ_S):
-                for key, value in zip(run.keys, run.values, strict=True):
-                    if key is not None and value is not None:
-                        first.setdefault((run.partition, key), value)
-                        last[run.partition, key] = value
-    finally:
-        reader.close()
+    for run in committed_runs(config, changelog("aircraft")):
+        for key, value in zip(run.keys, run.values, strict=True):
+            if key is not None and value is not None:
+                first.setdefault((run.partition, key), value)
+                last[run.partition, key] = value
     changed = [place for place, value in last.items() if first[place] != value]
     return {place: first[place] for place in changed[:_STALE_ROWS]}
 

@@ -1,7 +1,6 @@
 """Compares what a run left in Kafka with the truth: every report, every window, every total.
 
-Rules of this file: reads read_committed, to the high watermark as a read_uncommitted client sees
-it, so that a transaction left open is noticed and not passed over; tables are read from their
+Rules of this file: what is not committed does not count (``reading``); tables are read from their
 changelogs, last value of each key, as any other reader of them would.
 """
 
@@ -12,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from onceflow.demo.names import REPORTS, changelog, partitions_of
-from onceflow.errors import DataAtRisk
-from onceflow.kafka.changelog import LOG_START, ChangelogReader
+from onceflow.demo.names import REPORTS, changelog
+from onceflow.demo.reading import committed_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -22,14 +20,6 @@ if TYPE_CHECKING:
     from onceflow.demo.truth import Row, Truth
     from onceflow.ids import Partition
     from onceflow.kafka.configuration import ClientConfig
-    from onceflow.kafka.records import Run
-
-_READ_RECORDS = 20_000
-_READ_S = 1.0
-
-_SILENT_READS_MAX = 60
-"""Reads of a second without a record before an open transaction is blamed: twice the timeout after
-which Kafka aborts it."""
 
 _EXAMPLES_MAX = 8
 """Differences that are shown; the first ones tell what kind they are of."""
@@ -77,9 +67,9 @@ def verify(config: ClientConfig, truth: Truth) -> Findings:
     ]
     for name, expected in windowed:
         compare_rows(findings, name, expected, _table(config, name, window_key, delays_row))
-    never = _table(config, "never-departed", plain_key, orjson.loads)
+    never = _table(config, "never-departed", orjson.loads, orjson.loads)
     compare_rows(findings, "never-departed", truth.never_departed, never)
-    aircraft = _table(config, "aircraft", plain_key, aircraft_row)
+    aircraft = _table(config, "aircraft", orjson.loads, aircraft_row)
     compare_rows(findings, "aircraft", truth.aircraft, aircraft)
     return findings
 
@@ -122,11 +112,6 @@ def window_key(key: bytes) -> tuple[str, int]:
     return name, int(start_s) // _HOUR_S
 
 
-def plain_key(key: bytes) -> str:
-    """Read the key of a table without windows: the JSON of a string."""
-    return orjson.loads(key)
-
-
 def delays_row(value: bytes) -> Row:
     """Read departures, minutes of delay and the longest."""
     row = orjson.loads(value)
@@ -140,7 +125,7 @@ def aircraft_row(value: bytes) -> Row:
 
 
 def _reports(config: ClientConfig) -> Iterator[tuple[int, Row]]:
-    for run in _runs(config, REPORTS):
+    for run in committed_runs(config, REPORTS):
         for value in run.values:
             row = orjson.loads(value or b"null")
             yield row["id"], (row["weather"], row["delay"])
@@ -154,7 +139,7 @@ def _table(
 ) -> dict[Hashable, object]:
     """Fold a table's changelog; a key that lives in two partitions shows both values."""
     rows: dict[tuple[Partition, bytes], bytes] = {}
-    for run in _runs(config, changelog(name)):
+    for run in committed_runs(config, changelog(name)):
         for key, value in zip(run.keys, run.values, strict=True):
             if value is None:
                 rows.pop((run.partition, key or b""), None)
@@ -166,21 +151,3 @@ def _table(
         row = row_of(value)
         folded[key] = ("in two partitions", folded[key], row) if key in folded else row
     return folded
-
-
-def _runs(config: ClientConfig, topic: str) -> Iterator[Run]:
-    reader = ChangelogReader(config, dict.fromkeys(partitions_of(topic), LOG_START))
-    silent = 0
-    try:
-        while reader.remaining():
-            runs = reader.poll(_READ_RECORDS, _READ_S)
-            yield from runs
-            silent = 0 if runs else silent + 1
-            if silent > _SILENT_READS_MAX:
-                raise DataAtRisk(
-                    f"{topic} has {reader.remaining()} offsets that a read_committed reader does "
-                    "not get to see: a transaction is open though all workers have ended. The "
-                    "results cannot be verified"
-                )
-    finally:
-        reader.close()

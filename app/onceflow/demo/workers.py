@@ -46,9 +46,10 @@ class WorkerProcess:
         self.number = number
         self.log_path = directory / f"worker-{number}.log"
         self._pid_file = directory / f"worker-{number}.pid"
-        self._environ = {**os.environ, **environ}
+        # Faust's names: where local state is kept, and how wide lines of the log may be.
+        settings = {"APP_DATADIR": str(directory / f"worker-{number}"), "COLUMNS": "500"}
+        self._environ = {**os.environ, **settings, **environ}
         self._command = [sys.executable, "-m", "faust", "-A", app_path]
-        self._command += ["-D", str(directory / f"worker-{number}")]
         self._command += ["worker", "-l", "info", "--without-web"]
         self._guard: subprocess.Popen[bytes] | None = None
 

@@ -20,11 +20,11 @@ from onceflow.demo.verify import (
     compare_reports,
     compare_rows,
     delays_row,
-    plain_key,
     window_key,
 )
 from onceflow.demo.watch import Kill, Watch
 from onceflow.demo.workers import WorkerEnded, WorkerProcess
+from onceflow.errors import Unreachable
 from onceflow.ids import Partition
 
 EXPECTED = {1: ("fair", 5), 2: ("windy", None)}
@@ -65,7 +65,6 @@ def test_rows_that_are_absent_false_or_too_many_are_counted(found):
 
 def test_keys_and_values_are_read_as_faust_writes_them():
     assert window_key(b'["EWR-UA",[1357027200.0,1357030799.9]]') == ("EWR-UA", 376_952)
-    assert plain_key(b'"N14228"') == "N14228"
     assert delays_row(b'{"departures":2,"minutes":7,"longest":9}') == (2, 7, 9)
     assert aircraft_row(b'{"flights":2,"miles":7,"cancelled":1}') == (2, 7, 1)
 
@@ -91,6 +90,17 @@ def test_the_command_ends_with_the_verdict_and_its_exit_code(monkeypatch, findin
     assert outcome.exit_code == code
     assert outcome.stdout.splitlines()[-1].split()[0] == ("FAILED" if code else "VERIFIED")
     assert plans == [Plan(flights=9, kills=1, breakage=Breakage.DOUBLE)]
+
+
+def test_a_run_that_does_not_come_to_its_end_is_failed_as_well(monkeypatch):
+    def run_demo(plan):
+        raise Unreachable("Kafka is gone")
+
+    monkeypatch.setattr(demo_run, "run_demo", run_demo)
+    outcome = CliRunner().invoke(command.app, [])
+    assert outcome.exit_code == Unreachable.exit_code
+    assert outcome.stdout.splitlines()[-1].startswith("FAILED")
+    assert "Kafka is gone" in outcome.stderr
 
 
 def test_the_command_offers_every_breakage():
