@@ -34,5 +34,10 @@ LOOP_ROOTS: dict[str, str] = {
 BORDERS = {"state": "rocksdict raises bare Exception, which is translated and raised again"}
 """Rooms in which a handler of everything may stand if its last statement raises."""
 
-MODE_FLAGS: dict[str, str] = {}
+MODE_FLAGS: dict[str, str] = {
+    "onceflow.columns.windowcache:WindowCache.remember.whole": "a fact about the rows given",
+    "onceflow.decisions.marker:commit_attempts.moved": "a fact about the epoch",
+    "onceflow.decisions.marker:commit_attempts.noted": "a fact about the epoch",
+    "onceflow.testing.model_broker:ModelBroker.end_transaction.commits": "Kafka's EndTxn has it",
+}
 """Keyword-only booleans, as ``module:function.parameter``, that do not select a mode."""
