@@ -245,6 +245,8 @@ class TableManager(FaustTableManager):
         self._tables_finalized.set()
         for table in self.values():
             await table.maybe_start()
+        for aggregate in runtime_of(self.app).aggregates:
+            await aggregate.changelog_topic.maybe_declare()
         self._tables_registered.set()
 
     async def on_stop(self) -> None:

@@ -17,6 +17,8 @@ from onceflow.decisions import epoch_effects as fx
 from onceflow.decisions import epoch_events as ev
 from onceflow.decisions.commit_epoch import CommitEpochs, EpochState
 from onceflow.decisions.crash_points import CrashPoint
+from onceflow.decisions.epoch_positions import EpochKind
+from onceflow.decisions.marker import Handover
 from onceflow.engine.takeover import TakeoverDriver
 from onceflow.errors import (
     DataAtRisk,
@@ -278,13 +280,29 @@ class Epochs:
         offsets = next((s for s in steps if isinstance(s, fx.SendOffsets)), None)
         self._spawn(self._finish_transaction(effect, offsets))
 
+    def _handover_points(self) -> tuple[CrashPoint | None, CrashPoint | None]:
+        """Crash points around a claim or a release, besides those that every epoch passes."""
+        pending = self.machine.on_the_way
+        if pending is None:
+            return None, None
+        if pending.kind is EpochKind.CLAIM:
+            return None, CrashPoint.AFTER_CLAIM
+        if any(at.released is Handover.RELEASED for at in pending.positions.values()):
+            return CrashPoint.BEFORE_RELEASE, CrashPoint.AFTER_RELEASE
+        return None, None
+
     async def _finish_transaction(
         self, effect: fx.CommitTransaction, offsets: fx.SendOffsets | None
     ) -> None:
+        before, after = self._handover_points()
+        if before is not None:
+            self.runtime.crash(before)
         bound_s = FLUSH_S_MAX + SEND_OFFSETS_S_MAX + COMMIT_S_MAX
         answer = await self.runtime.transaction_thread.run(
             self._transaction_job, effect, offsets, timeout_s=bound_s
         )
+        if after is not None:
+            self.runtime.crash(after)
         self.post(answer)
 
     def _transaction_job(

@@ -20,7 +20,7 @@ from onceflow.engine.failures import Failures
 from onceflow.engine.gate import Cursor, Gate
 from onceflow.engine.inflow import Inflow
 from onceflow.engine.replies import Replies
-from onceflow.engine.sealing import Sealable, Sealed, seal
+from onceflow.engine.sealing import Sealed, seal
 from onceflow.engine.sender import Sender
 from onceflow.engine.tasks import Tasks, wall_ms
 from onceflow.errors import OnceflowError
@@ -259,10 +259,9 @@ class Runtime:
         """Return the tables of the app."""
         return cast("list[Table]", list(self.app.tables.values()))
 
-    def sources(self) -> Iterable[Sealable]:
-        """Return everything that is sealed with an epoch."""
-        yield from cast("list[Any]", self.tables())
-        yield from self.aggregates
+    def sources(self) -> list[Any]:
+        """Return everything that is sealed with an epoch: tables, then aggregates."""
+        return [*self.tables(), *self.aggregates]
 
     @property
     def dead_letter_topic(self) -> str:
@@ -310,14 +309,14 @@ class Runtime:
 
     def has_effects(self) -> bool:
         """Return whether the epoch changed state or sent anything."""
-        return self.sender.has_effects() or any(t.is_dirty() for t in self.tables()) or any(
-            a.is_dirty() for a in self.aggregates
-        )
+        return self.sender.has_effects() or any(s.is_dirty() for s in self.sources())
 
     async def seal(self) -> None:
         """Produce changelog records and per-commit outputs into the transaction."""
         for aggregate in self.aggregates:
-            await aggregate.emit(self.transaction)
+            emitted = await aggregate.emit(self.transaction)
+            if emitted:
+                self.metrics.produced(aggregate.output.get_topic_name(), emitted)
         self.sealed = await seal(self.sources(), self.transaction)
 
     def apply(self, held: frozenset[Partition]) -> None:
@@ -329,7 +328,7 @@ class Runtime:
             for topic, records in sealed.records.items():
                 self.metrics.produced(topic, records)
         for source in self.sources():
-            cast("Any", source).settle()
+            source.settle()
         self.sender.committed()
 
     def committed(self, outcome: TransactionOutcome, phases: Mapping[str, float]) -> None:
@@ -354,7 +353,7 @@ class Runtime:
         self.gate.stamp = stamp
         self.sealed = None
         for source in self.sources():
-            cast("Any", source).drop()
+            source.drop()
         self.sender.aborted()
         self.inflow.drop_all()
         for cursor in self.gate.cursors:

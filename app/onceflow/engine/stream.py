@@ -204,13 +204,20 @@ class Stream(faust.Stream):
                 self.handed_out = Blamed(
                     batch.partition, offsets[start], offsets[stop - 1] + 1, stop - start
                 )
-                yield RecordBatch.of_run(batch.run, start, stop)
+                yield self._columns(batch, start, stop)
                 await self._finish_slice(event, 1)
         except StopAsyncIteration:
             return
         finally:
             self._settle(event)
             await self._end(channel, started_here=started_here)
+
+    def _columns(self, batch: Batch, start: int, stop: int) -> RecordBatch:
+        run = batch.run
+        columns = RecordBatch(
+            run.topic, run.number, run.keys, run.values, run.offsets, run.timestamps, run.headers
+        )
+        return columns if stop - start == len(run.offsets) else columns[start:stop]
 
     async def _next_slice(self, cursor: Cursor) -> tuple[Batch, int, int] | None:
         """Claim the unread rest of a batch, or what the closing gate still admits of it."""

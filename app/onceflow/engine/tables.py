@@ -18,6 +18,7 @@ from onceflow.engine.runtime import runtime_of
 from onceflow.engine.table_partition import ABSENT, SealedRows, TablePartition
 from onceflow.engine.windowing import WindowedCodec, WindowWrapper
 from onceflow.errors import ConfigError, OutsideRecord, StaleAttempt, TopologyError
+from onceflow.state.restore import KeyLayout
 
 if TYPE_CHECKING:
     from collections.abc import ItemsView, Iterator, KeysView, ValuesView
@@ -114,6 +115,11 @@ class Table(faust.Table):
     def _should_expire_keys(self) -> bool:
         """Keep Faust's wall-clock cleaner off: expiry is part of the epochs."""
         return False
+
+    @property
+    def layout(self) -> KeyLayout:
+        """How store keys come from changelog keys."""
+        return KeyLayout.PLAIN if self.window is None else KeyLayout.WINDOWED
 
     @property
     def partition_count(self) -> int:

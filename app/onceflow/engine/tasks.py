@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onceflow.decisions.copartition import tasks as tasks_of
 from onceflow.decisions.crash_points import CrashPoint
@@ -22,7 +22,7 @@ from onceflow.observe.health import TaskState
 from onceflow.observe.logs import get_logger
 from onceflow.state.memory import MemoryBudget
 from onceflow.state.overlay import Changes
-from onceflow.state.restore import KeyLayout, RestoreLoader
+from onceflow.state.restore import RestoreLoader
 from onceflow.state.task_store import StoreIdentity, TaskStore
 
 if TYPE_CHECKING:
@@ -69,11 +69,12 @@ class Tasks:
         self._budget: MemoryBudget | None = None
         self._identity: StoreIdentity | None = None
 
-    def _tables(self, task: TaskId) -> dict[str, object]:
+    def _tables(self, task: TaskId) -> dict[str, Any]:
+        """Return what keeps state in a task: tables and aggregates of its partition count."""
         return {
-            table.name: table
-            for table in self.runtime.tables()
-            if table.partition_count == task.partition_count
+            source.name: source
+            for source in self.runtime.sources()
+            if source.partition_count == task.partition_count
         }
 
     @property
@@ -83,7 +84,7 @@ class Tasks:
 
     async def identify(self) -> None:
         """Learn which cluster and which changelog topics the state belongs to."""
-        names = {t.name: t.changelog_topic_name for t in self.runtime.tables()}
+        names = {t.name: t.changelog_topic_name for t in self.runtime.sources()}
         topics = await self.runtime.admin.topics(set(names.values()))
         self._identity = StoreIdentity(
             app=self.runtime.app.conf.id,
@@ -112,15 +113,14 @@ class Tasks:
             store = self._open(task, list(tables))
             self.stores[task] = store
             for name, table in tables.items():
-                layout = KeyLayout.PLAIN if table.window is None else KeyLayout.WINDOWED  # pyright: ignore
-                changelog = Partition(table.changelog_topic_name, task.number)  # pyright: ignore
-                loader = RestoreLoader(store, name, layout)
+                changelog = Partition(table.changelog_topic_name, task.number)
+                loader = RestoreLoader(store, name, table.layout)
                 restoring[changelog] = _Restoring(task, name, loader, store)
         if restoring:
             await self._replay(restoring)
         for task in opened:
             for table in self._tables(task).values():
-                table.open_part(task.number, self.stores[task])  # pyright: ignore
+                table.open_part(task.number, self.stores[task])
             self.runtime.health.task(task, TaskState.RUNNING)
 
     def _open(self, task: TaskId, tables: list[str]) -> TaskStore:
@@ -208,7 +208,7 @@ class Tasks:
         for task in [t for t, inputs in self.partitions.items() if inputs & gone]:
             del self.partitions[task]
             for table in self._tables(task).values():
-                table.close_part(task.number)  # pyright: ignore
+                table.close_part(task.number)
             store = self.stores.pop(task, None)
             if store is not None:
                 store.close()
