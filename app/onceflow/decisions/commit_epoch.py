@@ -124,6 +124,11 @@ class CommitEpochs:
         """``Marker.attempts`` of every claimed partition, for ``failures``."""
         return {partition: at.attempts for partition, at in self._claimed.items()}
 
+    @property
+    def on_the_way(self) -> PendingTransaction | None:
+        """The transaction that is being decided; None between two."""
+        return self._pending
+
     def handle(self, event: EpochEvent) -> list[EpochEffect]:
         """Take what happened, return what to do, in order.
 
