@@ -207,3 +207,6 @@ DEAD_LETTER_HEADER_BYTES_MAX = 8_000
 EXPIRED_ROWS_PER_EPOCH = 2_000
 """Expired windows deleted per partition and epoch: about 4 ms of work, 20,000 a second and
 partition at the default interval, more than windows can be made at in the long run."""
+
+POLL_ALIVE_S = 5.0
+"""The poll thread turns its loop at least ten times a second; this long without is a stall."""

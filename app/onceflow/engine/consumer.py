@@ -162,8 +162,6 @@ class Consumer(FaustConsumer):
         """Watch the poll thread and records that take too long."""
         while not self.should_stop and self.runtime.is_worker:
             await asyncio.sleep(1.0)
-            if self.runtime.inflow.is_polling():
-                self.runtime.health.beat(Heartbeat.POLL)
             self.runtime.failures.watch()
             self.runtime.measure()
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from onceflow.engine.runtime import Runtime
     from onceflow.ids import Incarnation, Offset, Partition
     from onceflow.kafka.poll import Assignment
-    from onceflow.kafka.producer import EndResult
+    from onceflow.kafka.producer import EndResult, TransactionalProducer
 
 log = get_logger(__name__)
 
@@ -117,12 +117,44 @@ class Epochs:
                         done = self._perform[type(effect)](effect)
                         if done is not None:
                             await done
+                if self.machine.state is EpochState.UNASSIGNED and self.runtime.sender.waiting:
+                    await self._send_unassigned()
+                    continue
                 self._wake.clear()
                 await self._wake.wait()
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - loop root
             self.runtime.fail(error)
+
+    async def _send_unassigned(self) -> None:
+        """Commit sends of timers and tasks while no partition is ours.
+
+        There are no offsets to commit with them, so this transaction is outside of the protocol;
+        it runs between events, so that no epoch can begin beside it.
+        """
+        transaction, sender = self.runtime.transaction, self.runtime.sender
+        transaction.begin()
+        sender.begin(transaction)
+        sender.close()
+        result = await self.runtime.transaction_thread.run(
+            _flush_and_commit, transaction, timeout_s=FLUSH_S_MAX + COMMIT_S_MAX
+        )
+        if result.outcome is EndOutcome.COMMITTED:
+            sender.committed()
+        elif result.outcome is EndOutcome.UNKNOWN or result.outcome is EndOutcome.FENCED:
+            sender.unknown()
+        else:
+            await self.runtime.transaction_thread.run(
+                transaction.abort_transaction, COMMIT_S_MAX, timeout_s=COMMIT_S_MAX * 2
+            )
+            sender.aborted()
+        if result.outcome is not EndOutcome.COMMITTED or result.spent:
+            await self.runtime.replace_producer()
+
+    def wake(self) -> None:
+        """Let a send be looked at that waits for a transaction."""
+        self._wake.set()
 
     def _spawn(self, job: Any) -> None:
         """Run a reporting effect beside the event loop; an error in it ends the worker."""
@@ -362,6 +394,8 @@ class Epochs:
     # -- aborts, rewinds, leaving partitions --
 
     async def _drop_attempt(self, effect: fx.DropAttempt) -> None:
+        if effect.sends is fx.SendsFate.UNKNOWN:
+            self.runtime.sender.unknown()
         self._cancel_drain()
         self._close_pending_opening()
         await self.runtime.drop_attempt(effect.stamp)
@@ -418,6 +452,11 @@ class Epochs:
         error = DataAtRisk(effect.message)
         error.exit_code = effect.exit_code
         self.runtime.fail(error)
+
+
+def _flush_and_commit(transaction: TransactionalProducer) -> EndResult:
+    transaction.flush(FLUSH_S_MAX)
+    return transaction.commit_transaction(COMMIT_S_MAX)
 
 
 def _outcome(result: EndResult) -> ev.Outcome:

@@ -18,7 +18,7 @@ from onceflow.kafka.configuration import GroupProtocol, Hooks, consumer_config
 from onceflow.kafka.poll import Bounds, PollThread
 from onceflow.kafka.statistics import parse as parse_statistics
 from onceflow.observe.events import LogEvent
-from onceflow.observe.health import Heartbeat, WorkerState
+from onceflow.observe.health import WorkerState
 from onceflow.observe.logs import get_logger
 from onceflow.observe.catalogue import RebalanceKind
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _STATISTICS_MS = 1000
-_POLL_ALIVE_S = 5.0
 
 
 class Inflow:
@@ -55,6 +54,7 @@ class Inflow:
         self.poll: PollThread | None = None
         self.end_offsets: dict[Partition, int] = {}
         self._last_timestamps: dict[Partition, int] = {}
+        self._began_s: dict[int, float] = {}
 
     # -- life --
 
@@ -96,10 +96,6 @@ class Inflow:
             await self.poll.stop()
             self.poll = None
 
-    def is_polling(self) -> bool:
-        """Return whether the poll thread turned its loop within the last seconds."""
-        return self.poll is not None and self.poll.heartbeat_age_s < _POLL_ALIVE_S
-
     @property
     def _conductor(self) -> Conductor:
         return cast("Conductor", self.runtime.app.topics)
@@ -128,6 +124,7 @@ class Inflow:
         """Give a run to its subscriptions, except those that are not to see it."""
         batch = self._conductor.dispatch(run, self.runtime.gate.stamp, skipping)
         self._last_timestamps[run.partition] = run.timestamps[-1]
+        self._began_s[id(run)] = time.monotonic()
         if not batch.readers_left:
             self.account(run)
 
@@ -135,6 +132,9 @@ class Inflow:
         """Free a finished or dropped run's share of the back-pressure bound."""
         if self.poll is not None:
             self.poll.account(len(run), run.size_bytes)
+        began_s = self._began_s.pop(id(run), None)
+        if began_s is not None:
+            self.runtime.metrics.run_processed(time.monotonic() - began_s)
         self.records += len(run)
         if self.records >= self.runtime.settings.commit_records and self.runtime.epochs.is_open:
             self.records = 0
@@ -210,7 +210,6 @@ class Inflow:
         """Take librdkafka's statistics (on the poll thread) to the metrics."""
         statistics = parse_statistics(document)
         self.runtime.metrics.client_statistics(document, "consumer")
-        self.runtime.health.beat(Heartbeat.POLL)
         at_ms = time.time() * 1000  # noqa: TID251 - lag in seconds is against the wall clock
         for partition, measured in statistics.partitions.items():
             if measured.offset_lag < 0:

@@ -12,6 +12,7 @@ import gc
 import os
 import secrets
 import signal
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
 from onceflow.decisions.marker import CommittedOffset, parse
@@ -23,17 +24,18 @@ from onceflow.engine.replies import Replies
 from onceflow.engine.sealing import Sealed, seal
 from onceflow.engine.sender import Sender
 from onceflow.engine.tasks import Tasks, wall_ms
-from onceflow.errors import OnceflowError
+from onceflow.errors import InvariantViolation, OnceflowError
+from onceflow.http.server import AddressOrigin, HttpAddress, HttpServer
 from onceflow.ids import Incarnation, Stamp
 from onceflow.kafka.admin import Admin
-from onceflow.kafka.configuration import ClientConfig
+from onceflow.kafka.configuration import ClientConfig, librdkafka_version
 from onceflow.kafka.offsets import CommittedOffsets, Stability
 from onceflow.kafka.plain import PlainProducer
 from onceflow.kafka.producer import TransactionalProducer
 from onceflow.kafka.threads import TransactionThread
-from onceflow.limits import FENCE_S_MAX
+from onceflow.limits import FENCE_S_MAX, POLL_ALIVE_S
 from onceflow.observe.events import LogEvent
-from onceflow.observe.health import Health, WorkerState
+from onceflow.observe.health import Health, Heartbeat, TaskState, WorkerState
 from onceflow.observe.logs import bind_process, get_logger, librdkafka_logger
 from onceflow.observe.metrics import TransactionOutcome, WorkerMetrics
 from onceflow.settings import CrashPoint as CrashSetting
@@ -98,6 +100,7 @@ class Runtime:
         self._transaction_thread: TransactionThread | None = None
         self._plain: PlainProducer | None = None
         self._epochs: Epochs | None = None
+        self._http: HttpServer | None = None
         self._crash: CrashSetting | None = settings.crash_at
         self._crash_passings = 0
 
@@ -150,19 +153,37 @@ class Runtime:
             ConfigError: a setting or right is wrong; exit 2.
         """
         self.health.worker(WorkerState.STARTING)
+        self._serve()
         bind_process(worker_id=self.settings.worker_id or "-", incarnation=self.incarnation)
-        self.metrics.build(_version(), "")
+        self.metrics.build(version("onceflow"), librdkafka_version())
         await self.admin.cluster_id()
         self._committed_offsets = CommittedOffsets(self.client_config)
         self._transaction_thread = TransactionThread()
         await self._make_producer()
         self._epochs = epochs(self, self.incarnation)
         self.sender.in_worker = True
+        self.sender.arrived = self._epochs.wake
         # Objects made at import time live as long as the process; leaving them out of collections
         # and collecting rarely keeps full collections out of the hot path.
         gc.collect()
         gc.freeze()
         gc.set_threshold(100_000, 50, 50)
+
+    def _serve(self) -> None:
+        """Serve metrics and probes, unless the settings switch it off.
+
+        Raises:
+            ConfigError: an explicit address is taken; exit 2.
+        """
+        address = self.settings.http_address
+        if address is None:
+            return
+        explicit = self.settings.is_explicit("http")
+        origin = AddressOrigin.EXPLICIT if explicit else AddressOrigin.DEFAULT
+        self._http = HttpServer(
+            HttpAddress(address.host, address.port, origin), self.metrics, self.health
+        )
+        self._http.start()
 
     async def describe_topics(self, names: list[str]) -> None:
         """Pin the partition counts of the subscribed topics; make those that are missing.
@@ -195,6 +216,14 @@ class Runtime:
 
     def measure(self) -> None:
         """Update gauges that change slowly; called about once a second."""
+        metrics, poll = self.metrics, self.inflow.poll
+        if poll is not None:
+            metrics.polled(poll.heartbeat_age_s)
+            metrics.in_flight(poll.flight.records, poll.flight.size_bytes)
+            if poll.heartbeat_age_s < POLL_ALIVE_S:
+                self.health.beat(Heartbeat.POLL)
+        metrics.tasks({TaskState.RUNNING: len(self.tasks.partitions)})
+        self.tasks.measure(metrics)
 
     async def _make_producer(self) -> None:
         transactional_id = f"{self.app.conf.id}.{self.incarnation}.0"
@@ -224,6 +253,9 @@ class Runtime:
             self._transaction_thread.stop()
         if self._admin is not None:
             self._admin.close()
+        self.metrics.client_closed("consumer")
+        if self._http is not None:
+            self._http.stop()
 
     def fail(self, error: BaseException | None) -> None:
         """Leave the process: the store is a prefix of the changelog at any moment, so it may."""
@@ -231,7 +263,10 @@ class Runtime:
             return
         self.health.fatal(error)
         self.health.worker(WorkerState.FAILED)
-        exit_code = error.exit_code if isinstance(error, OnceflowError) else 1
+        if isinstance(error, InvariantViolation):
+            self.metrics.invariant_violation()
+        known = isinstance(error, (OnceflowError, InvariantViolation))
+        exit_code = error.exit_code if known else 1
         log.critical(LogEvent.WORKER_FAILED, error=str(error), exit_code=exit_code, exc_info=error)
         os._exit(exit_code)
 
@@ -382,9 +417,3 @@ def _started(part: Any, name: str) -> Any:
         message = f"the {name} of this process is not started; start the worker first"
         raise RuntimeError(message)
     return part
-
-
-def _version() -> str:
-    from importlib.metadata import version  # noqa: PLC0415 - reading metadata takes a while
-
-    return version("onceflow")

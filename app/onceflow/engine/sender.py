@@ -19,7 +19,13 @@ from faust.types import TP
 from faust.types.tuples import RecordMetadata
 
 from onceflow.engine.records import RecordEvent, current_event_ref
-from onceflow.errors import ConfigError, OutsideRecord, SerializationError, StaleAttempt
+from onceflow.errors import (
+    ConfigError,
+    OutcomeUnknown,
+    OutsideRecord,
+    SerializationError,
+    StaleAttempt,
+)
 from onceflow.kafka.errors import ProducerFull
 from onceflow.kafka.plain import PlainProducer
 from onceflow.limits import OUTBOX_RECORDS_MAX, TIMESTAMP_AHEAD_MAX_MS
@@ -92,6 +98,7 @@ class Sender:
     """Where every send of the application goes.
 
     Fields:
+        arrived: called when an entry has to wait, so that a worker without partitions commits it.
         transaction: the producer whose transaction is open, or None between epochs.
         waiting: outbox entries not produced in the present attempt, oldest first.
         in_epoch: outbox entries produced in the present attempt. Invariant: after an abort they
@@ -108,6 +115,7 @@ class Sender:
         self.sent_bytes = 0
         self.in_worker = False
         self.produced: dict[str, int] = {}
+        self.arrived: Callable[[], None] = _ignore
         self._plain = plain
         self._delivery: ContextVar[str] = ContextVar("delivery")
 
@@ -241,6 +249,8 @@ class Sender:
         )
         self.waiting.append(entry)
         self.drain_outbox()
+        if self.waiting:
+            self.arrived()
         return future
 
     def call_back(self, sent: Any, message: FutureMessage) -> None:
@@ -328,10 +338,29 @@ class Sender:
         self.waiting.extendleft(reversed(self.in_epoch))
         self.in_epoch = []
 
+    def unknown(self) -> None:
+        """Fail the futures of outbox sends whose commit nobody can tell any more."""
+        entries, self.in_epoch = self.in_epoch, []
+        self.sent = 0
+        self.sent_bytes = 0
+        for entry in entries:
+            if not entry.future.done():
+                entry.future.set_exception(
+                    OutcomeUnknown(
+                        f"Whether the send to {entry.topic} was committed cannot be told: the "
+                        "answer to its commit was lost together with all partitions. Read the "
+                        "topic to find out, and send it again if it is missing."
+                    )
+                )
+
     def take_produced(self) -> Iterable[tuple[str, int]]:
         """Return and reset how many records were produced per topic (for metrics)."""
         produced, self.produced = self.produced, {}
         return produced.items()
+
+
+def _ignore() -> None:
+    """Have nobody to tell: no worker runs in this process."""
 
 
 _ROOM_POLL_S = 0.01

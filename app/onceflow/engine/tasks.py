@@ -20,6 +20,7 @@ from onceflow.kafka.changelog import LOG_START, ChangelogReader
 from onceflow.observe.events import LogEvent
 from onceflow.observe.health import TaskState
 from onceflow.observe.logs import get_logger
+from onceflow.observe.metrics import StoreSizes
 from onceflow.state.memory import MemoryBudget
 from onceflow.state.overlay import Changes
 from onceflow.state.restore import RestoreLoader
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from onceflow.engine.runtime import Runtime
     from onceflow.engine.sealing import Sealed
+    from onceflow.observe.metrics import WorkerMetrics
 
 log = get_logger(__name__)
 
@@ -186,6 +188,19 @@ class Tasks:
                     self.runtime.metrics.restore(each.task, each.table, max(0, left))
                     self.runtime.health.task(each.task, TaskState.RESTORING, max(0, left))
         return records
+
+    def measure(self, metrics: WorkerMetrics) -> None:
+        """Tell the sizes of the stores."""
+        for task, store in self.stores.items():
+            metrics.store(
+                task,
+                {
+                    table: StoreSizes(sizes.sst_bytes, sizes.memtable_bytes)
+                    for table, sizes in store.sizes().items()
+                },
+            )
+        if self._budget is not None:
+            metrics.block_cache(self._budget.cache_bytes())
 
     def apply(self, sealed: Sealed, held: frozenset[Partition]) -> None:
         """Write the committed epoch into the stores of tasks that are still ours.

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from confluent_kafka import libversion
+
 from onceflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -282,3 +284,8 @@ def _shared(config: ClientConfig, hooks: Hooks, without: frozenset[str]) -> Sett
         settings["stats_cb"] = hooks.on_statistics
         settings["statistics.interval.ms"] = hooks.statistics_interval_ms
     return settings
+
+
+def librdkafka_version() -> str:
+    """Version of the client library in use, for build information."""
+    return libversion()[0]
