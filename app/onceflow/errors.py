@@ -117,7 +117,7 @@ class DataAtRisk(OnceflowError):
     exit_code = 4
 
 
-class InvariantViolation(Exception):  # noqa: N818 - named as the design names it
+class InvariantViolation(Exception):
     """A stated invariant does not hold: a bug. Reaction: the worker stops at once."""
 
     exit_code = 4
