@@ -1,13 +1,10 @@
-"""Overlays: uncommitted writes over committed rows, and finding what has expired."""
+"""Overlays: uncommitted writes over committed rows."""
 
 from __future__ import annotations
 
 import pytest
 
 from harness.task_stores import open_store
-from onceflow.errors import InvariantViolation
-from onceflow.state.expiry import find_expired
-from onceflow.state.keys import window_key
 from onceflow.state.overlay import Overlay
 from onceflow.state.task_store import Changes
 
@@ -93,43 +90,3 @@ def test_a_dropped_overlay_leaves_no_trace(store, overlay):
     overlay.drop()
     assert not overlay
     assert len(list(overlay.scan(store))) == 4
-
-
-@pytest.fixture
-def windowed(tmp_path):
-    store = open_store(tmp_path / "windows")
-    keys = [window_key(b'"%d"' % n, start, start + 59.9) for start in (0.0, 60.0) for n in range(5)]
-    store.apply({"counts": Changes([(key, b"1") for key in keys], (), 10)}, now_ms=2_000)
-    yield store
-    store.close()
-
-
-def test_expiry_is_bounded_and_goes_on_where_it_stopped(windowed, overlay):
-    overlay.writes[window_key(b'"new"', 0.0, 59.9)] = b"2"
-
-    def scan(_table, start, stop):
-        return overlay.scan(windowed, start, stop)
-
-    expired = []
-    for complete in (False, True):
-        found = find_expired(scan, "counts", 60.0, limit=4)
-        assert found.complete is complete
-        overlay.delete_range(*found.deleted_range)
-        expired += found.rows
-    assert [value for _, value in expired] == [b"1"] * 5 + [b"2"]
-    assert find_expired(scan, "counts", 60.0, limit=4).rows == []
-    windowed.apply({"counts": overlay.freeze(20)}, now_ms=3_000)
-    assert [key[16:] for key in windowed.scan_keys("counts")] == [b'"%d"' % n for n in range(5)]
-
-
-def test_expiry_of_committed_rows_deletes_exactly_what_it_names(windowed):
-    found = find_expired(windowed.scan, "counts", 1e9, limit=7)
-    windowed.apply({"counts": Changes([], [found.deleted_range], 20)}, now_ms=3_000)
-    assert len(found.rows) == 7
-    assert not found.complete
-    assert [key[16:] for key in windowed.scan_keys("counts")] == [b'"2"', b'"3"', b'"4"']
-
-
-def test_expiry_without_a_limit_is_refused(windowed):
-    with pytest.raises(InvariantViolation, match="INV-STATE-5"):
-        find_expired(windowed.scan, "counts", 60.0, limit=0)
