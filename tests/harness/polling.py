@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 
-from onceflow.kafka.configuration import ClientConfig, GroupProtocol, consumer_config
+from onceflow.kafka.configuration import ClientConfig, consumer_config
 from onceflow.kafka.poll import Bounds, PollThread
 
 
 class Recorder:
     """A poll thread and everything it told: events in order, and records of current runs.
 
-    By default every added partition starts at its position so far (0 at first), and every run is
-    accounted at once; ``records`` holds (offset, value) per partition of what was current.
+    ``membership`` is for ``consumer_config``. By default every added partition starts at its
+    position so far (0 at first), and every run is accounted at once; ``records`` holds (offset,
+    value) per partition of what was current.
     """
 
     def __init__(
@@ -21,11 +22,10 @@ class Recorder:
         bootstrap,
         group,
         *,
-        protocol=GroupProtocol.CLASSIC,
-        session_timeout_ms=6_000,
         bounds=None,
         start=True,
         account=True,
+        **membership,
     ):
         self.events = []
         self.records = {}
@@ -38,8 +38,7 @@ class Recorder:
         settings = consumer_config(
             ClientConfig(bootstrap),
             group,
-            protocol=protocol,
-            session_timeout_ms=session_timeout_ms,
+            **{"session_timeout_ms": 6_000, **membership},
         )
         self.thread = PollThread(
             settings,

@@ -10,7 +10,7 @@ import pytest
 
 from harness.polling import Recorder, until
 from harness.topics import fill
-from onceflow.errors import DataAtRisk, TransactionAborted
+from onceflow.errors import DataAtRisk, Fenced, TransactionAborted
 from onceflow.ids import Partition
 from onceflow.kafka.admin import Admin
 from onceflow.kafka.configuration import ClientConfig, GroupProtocol
@@ -218,6 +218,53 @@ async def test_a_revocation_that_takes_too_long_is_given_up_and_told(
     (error,) = first.of("failure")[:1]
     assert isinstance(error, TransactionAborted)
     assert "unreleased" in str(error)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_partitions_that_change_owner_under_load_go_on_without_gap(
+    kafka, admin, unique, protocol
+):
+    topic, group = unique("in"), unique("group")
+    await admin.create_topic(topic, 4)
+    await fill(kafka.bootstrap, topic, 200_000, 4)
+    bounds = Bounds(poll_records_max=200, flight_records_max=400)
+    first = Recorder(kafka.bootstrap, group, protocol=protocol, bounds=bounds)
+
+    async def join_for_a_moment():
+        second = Recorder(kafka.bootstrap, group, protocol=protocol, bounds=bounds)
+        # Both know what either has read, as if it were the committed offset.
+        second.records = first.records
+        async with second:
+            await second.thread.subscribe([topic])
+            await until(lambda: second.thread.assignment and second.thread.assignment.partitions)
+            await asyncio.sleep(0.2)
+
+    async with first:
+        await first.thread.subscribe([topic])
+        await until(lambda: first.delivered > 1_000)
+        for _ in range(2):
+            await join_for_a_moment()
+        await until(lambda: sum(map(len, first.records.values())) >= 200_000)
+    assert not first.of("failure")
+    for number in range(4):
+        rows = first.records[Partition(topic, number)]
+        assert [offset for offset, _ in rows] == list(range(50_000))
+
+
+async def test_a_second_worker_of_the_same_name_takes_over_and_the_first_is_fenced(
+    kafka, admin, unique
+):
+    topic, group = unique("in"), unique("group")
+    await admin.create_topic(topic, 1)
+    async with Recorder(kafka.bootstrap, group, worker_id="w") as first:
+        await first.thread.subscribe([topic])
+        await until(lambda: first.of("assigned"))
+        async with Recorder(kafka.bootstrap, group, worker_id="w") as second:
+            await second.thread.subscribe([topic])
+            await until(lambda: second.of("assigned"))
+            await until(lambda: first.of("failure"))
+    assert isinstance(first.of("failure")[0], Fenced)
+    assert "ONCEFLOW_WORKER_ID" in str(first.of("failure")[0])
 
 
 async def test_the_group_is_left_at_once_when_stopped(kafka, admin, unique):

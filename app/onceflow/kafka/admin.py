@@ -24,8 +24,9 @@ from confluent_kafka.admin import (
 from onceflow import limits
 from onceflow.errors import TopologyError, Unreachable
 from onceflow.ids import Partition
-from onceflow.kafka.configuration import admin_config
-from onceflow.kafka.errors import classify
+from onceflow.kafka.configuration import Hooks, admin_config
+from onceflow.kafka.connection import Connection
+from onceflow.kafka.errors import classify, kind_of
 from onceflow.kafka.queries import (
     EARLIEST,
     LATEST,
@@ -55,10 +56,12 @@ class Admin:
     """Administration of one cluster. All methods may be called from the event loop."""
 
     def __init__(self, config: ClientConfig) -> None:
-        self._config = config
+        self._connection = Connection()
         try:
             # Its futures carry no types.
-            self._client: Any = AdminClient(admin_config(config))
+            self._client: Any = AdminClient(
+                admin_config(config, hooks=Hooks(on_error=self._connection))
+            )
         except KafkaException as error:
             raise classify(error.args[0], "administration") from error
         self._executor = concurrent.futures.ThreadPoolExecutor(
@@ -233,15 +236,16 @@ class Admin:
     ) -> dict[Partition, int]:
         return await self._blocking("list offsets", list_offsets, self._client, specs, timeout_s)
 
-    async def _blocking(self, doing: str, call: Callable[..., T], *args: object) -> T:
+    async def _blocking(self, doing: str, call: Callable[..., T], *args: Any) -> T:
+        """Run ``call`` on a thread; its last argument is the bound in seconds."""
+        timeout_s: float = args[-1]
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._executor, call, *args)
         except KafkaException as error:
-            raise classify(error.args[0], doing) from error
+            raised: KafkaError = error.args[0]
+            if kind_of(raised) is Unreachable:
+                raise self._connection.silence(doing, timeout_s) from error
+            raise classify(raised, doing) from error
         except concurrent.futures.TimeoutError as error:
-            raise Unreachable(
-                f"{doing}: no answer from {self._config.bootstrap_servers} within the bound."
-                " Nothing is lost; check that the brokers run and that this address and the"
-                " brokers' advertised ones can be reached from here"
-            ) from error
+            raise self._connection.silence(doing, timeout_s) from error

@@ -20,8 +20,9 @@ from onceflow import limits
 from onceflow.errors import DataAtRisk, Unreachable
 from onceflow.ids import Partition
 from onceflow.kafka.columns import runs_of, split
-from onceflow.kafka.configuration import admin_config, reader_config
-from onceflow.kafka.errors import classify
+from onceflow.kafka.configuration import Hooks, admin_config, reader_config
+from onceflow.kafka.connection import Connection
+from onceflow.kafka.errors import classify, kind_of
 from onceflow.kafka.queries import EARLIEST, LATEST, list_offsets
 
 if TYPE_CHECKING:
@@ -77,11 +78,12 @@ class ChangelogReader:
         self.high_watermarks: dict[Partition, int] = {}
         self.jumps: list[LogStartJump] = []
         self._position: dict[Partition, int] = {}
+        self._connection = Connection()
         low = self._watermarks(config, positions, timeout_s)
         for partition, wanted in positions.items():
             self._position[partition] = self._start(partition, wanted, low[partition])
         try:
-            self._consumer = Consumer(reader_config(config))
+            self._consumer = Consumer(reader_config(config, hooks=Hooks(on_error=self._connection)))
             self._consumer.assign(
                 [TopicPartition(p.topic, p.number, o) for p, o in self._position.items()]
             )
@@ -93,16 +95,16 @@ class ChangelogReader:
     ) -> dict[Partition, int]:
         """Take the high watermarks; returns the log start offsets."""
         try:
-            admin = AdminClient(admin_config(config))
+            admin = AdminClient(admin_config(config, hooks=Hooks(on_error=self._connection)))
             low = list_offsets(admin, dict.fromkeys(positions, EARLIEST), timeout_s)
             self.high_watermarks = list_offsets(admin, dict.fromkeys(positions, LATEST), timeout_s)
         except KafkaException as error:
-            raise classify(error.args[0], "changelog watermarks") from error
+            raised: KafkaError = error.args[0]
+            if kind_of(raised) is Unreachable:
+                raise self._connection.silence("changelog watermarks", timeout_s) from error
+            raise classify(raised, "changelog watermarks") from error
         except concurrent.futures.TimeoutError as error:
-            raise Unreachable(
-                f"the watermarks of {len(positions)} partitions did not come within {timeout_s} s;"
-                " nothing was restored. Check that the brokers answer"
-            ) from error
+            raise self._connection.silence("changelog watermarks", timeout_s) from error
         return low
 
     def _start(self, partition: Partition, wanted: int, low: int) -> int:

@@ -76,6 +76,8 @@ _BLAME: dict[int, type[OnceflowError]] = {
     _K._LOG_TRUNCATION: DataAtRisk,  # noqa: SLF001
     _K.UNKNOWN_TOPIC_ID: DataAtRisk,
     _K.INCONSISTENT_TOPIC_ID: DataAtRisk,
+    # Fatal for this member, but starting again later helps: the name becomes free.
+    _K.UNRELEASED_INSTANCE_ID: Unreachable,
 }
 
 _FENCED: frozenset[int] = frozenset(
@@ -165,8 +167,49 @@ _MEANING: dict[type[OnceflowError], str] = {
 }
 
 
+_HINT: dict[int, str] = {
+    _K.UNRELEASED_INSTANCE_ID: (
+        "; the worker id is still held by a former member: wait until its session ends on the"
+        " broker, or give this worker another ONCEFLOW_WORKER_ID"
+    ),
+    _K.FENCED_INSTANCE_ID: (
+        "; another worker joined with the same ONCEFLOW_WORKER_ID: give each worker its own"
+    ),
+    _K._AUTHENTICATION: "; check sasl.username, sasl.password and sasl.mechanism",  # noqa: SLF001
+}
+
+
+_CONSUMER_FATAL: dict[str, int] = {
+    KafkaError(code).str(): code
+    for code in (
+        _K.FENCED_INSTANCE_ID,
+        _K.UNRELEASED_INSTANCE_ID,
+        _K.GROUP_AUTHORIZATION_FAILED,
+        _K.GROUP_MAX_SIZE_REACHED,
+        _K.UNSUPPORTED_ASSIGNOR,
+        _K.UNSUPPORTED_VERSION,
+        _K.INVALID_GROUP_ID,
+    )
+}
+"""What can end a consumer for good, by librdkafka's text of it."""
+
+
+def _cause(error: KafkaError) -> KafkaError:
+    """The error behind a consumer's bare ``_FATAL``.
+
+    The binding hands it out among the records without its code; only librdkafka's text of the code
+    tells which it is. Producers keep theirs.
+    """
+    if error.code() == _K._FATAL:  # noqa: SLF001
+        for text, code in _CONSUMER_FATAL.items():
+            if text in error.str():
+                return KafkaError(code, error.str(), True)
+    return error
+
+
 def kind_of(error: KafkaError) -> type[OnceflowError]:
-    """The class of ``classify(error)``, without building the message."""
+    """Return the class of ``classify(error)``, without building the message."""
+    error = _cause(error)
     code = error.code()
     if code in _BLAME:
         return _BLAME[code]
@@ -188,5 +231,7 @@ def classify(error: KafkaError, doing: str = "") -> OnceflowError:
         error: as raised (``exception.args[0]``) or as delivered in a message or a callback.
         doing: what was being done, to begin the message with; for example ``"commit"``.
     """
+    error = _cause(error)
     kind = kind_of(error)
-    return kind(f"{doing or 'Kafka'}: {error.name()}: {error.str()}: {_MEANING[kind]}")
+    hint = _HINT.get(error.code(), "")
+    return kind(f"{doing or 'Kafka'}: {error.name()}: {error.str()}: {_MEANING[kind]}{hint}")

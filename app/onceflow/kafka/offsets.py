@@ -23,8 +23,9 @@ from confluent_kafka.admin import AdminClient
 
 from onceflow.errors import OnceflowError, Unreachable
 from onceflow.ids import Partition
-from onceflow.kafka.configuration import admin_config
-from onceflow.kafka.errors import classify
+from onceflow.kafka.configuration import Hooks, admin_config
+from onceflow.kafka.connection import Connection
+from onceflow.kafka.errors import classify, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,10 +67,12 @@ class CommittedOffsets:
     """Reads the committed offsets of groups."""
 
     def __init__(self, config: ClientConfig) -> None:
-        self._config = config
+        self._connection = Connection()
         try:
             # Its futures carry no types.
-            self._client: Any = AdminClient(admin_config(config))
+            self._client: Any = AdminClient(
+                admin_config(config, hooks=Hooks(on_error=self._connection))
+            )
         except KafkaException as error:
             raise classify(error.args[0], "administration") from error
 
@@ -99,20 +102,19 @@ class CommittedOffsets:
     ) -> dict[Partition, Committed]:
         """As ``committed``, blocking."""
         started = time.monotonic()
-        pending: Pending | None = None
+        pending = False
         while (left_s := timeout_s - (time.monotonic() - started)) > 0:
             try:
                 return self._ask(group, partitions, stable, max(0.1, left_s))
             except KafkaException as error:
                 raised: KafkaError = error.args[0]
-                if raised.code() != KafkaError.UNSTABLE_OFFSET_COMMIT:
+                if kind_of(raised) is not Unreachable:
                     raise classify(raised, f"committed offsets of {group}") from error
-                pending = Pending(group, partitions, time.monotonic() - started)
+                pending = raised.code() == KafkaError.UNSTABLE_OFFSET_COMMIT
             time.sleep(0.02)
-        raise pending or Unreachable(
-            f"committed offsets of {group}: no answer within {timeout_s} s; check that the brokers"
-            f" run and that {self._config.bootstrap_servers} can be reached from here"
-        )
+        if pending:
+            raise Pending(group, partitions, timeout_s)
+        raise self._connection.silence(f"committed offsets of {group}", timeout_s)
 
     def _ask(
         self, group: str, partitions: frozenset[Partition], stable: Stability, timeout_s: float

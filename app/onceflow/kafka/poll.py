@@ -39,6 +39,7 @@ from onceflow.errors import OnceflowError, TransactionAborted, Unreachable, inva
 from onceflow.ids import Partition
 from onceflow.kafka.columns import runs_of, split
 from onceflow.kafka.configuration import GroupProtocol
+from onceflow.kafka.connection import Connection
 from onceflow.kafka.errors import classify
 from onceflow.kafka.flight import Flight, Flow
 
@@ -131,7 +132,9 @@ class PollThread:
         self._on_failure = on_failure
         self._bounds = bounds
         self._incremental = config["group.protocol"] == GroupProtocol.CONSUMER.value
-        self._settings = config
+        self._connection = Connection(config.get("error_cb"))
+        self._settings = {**config, "error_cb": self._connection}
+        self._refused = False
         self._commands: deque[_Command] = deque()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._main, name="onceflow-poll", daemon=True)
@@ -164,6 +167,11 @@ class PollThread:
     def flight(self) -> Flight:
         """What is handed over and not accounted; for metrics."""
         return self._flight
+
+    @property
+    def connection(self) -> Connection:
+        """What the client says about its connections; for health."""
+        return self._connection
 
     @property
     def flow(self) -> Flow:
@@ -308,6 +316,7 @@ class PollThread:
 
     def _turn(self, consumer: Consumer) -> None:
         self._turned = time.monotonic()
+        self._tell_refusal()
         while self._commands:
             self._carry_out(consumer, self._commands.popleft())
         match self._flow:
@@ -323,6 +332,13 @@ class PollThread:
                 if self._flight.is_half_done():
                     self._flow = Flow.OPEN
                     self._resume(consumer)
+
+    def _tell_refusal(self) -> None:
+        """Wrong credentials are told once; every other trouble of connections passes."""
+        refusal = None if self._refused else self._connection.refusal("consumer")
+        if refusal is not None:
+            self._refused = True
+            self._post(self._on_failure, refusal)
 
     def _carry_out(self, consumer: Consumer, command: _Command) -> None:
         try:

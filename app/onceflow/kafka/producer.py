@@ -25,6 +25,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from onceflow import limits
 from onceflow.errors import Fenced, InvariantViolation, OnceflowError, Unreachable, invariant
 from onceflow.kafka.configuration import NO_HOOKS, Hooks, producer_config
+from onceflow.kafka.connection import Connection
 from onceflow.kafka.errors import ProducerFull, classify, kind_of
 from onceflow.kafka.plain import Delivery, PlainProducer
 from onceflow.kafka.threads import TransactionThread
@@ -95,15 +96,14 @@ class TransactionalProducer:
         hooks: Hooks = NO_HOOKS,
     ) -> None:
         self.transactional_id = transactional_id
-        self._on_error = hooks.on_error
-        own = Hooks(self._client_error, hooks.on_statistics, hooks.statistics_interval_ms)
+        # Any error of a connection may have made librdkafka send its EndTxn twice.
+        self._connection = Connection(hooks.on_error)
+        own = Hooks(self._connection, hooks.on_statistics, hooks.statistics_interval_ms)
         self._producer: Producer | None = _made(
             producer_config(config, transactional_id, transaction_timeout_ms, hooks=own)
         )
         self._fatal: KafkaError | None = None
-        # Connection errors and the like since the transaction began; any of them may have made
-        # librdkafka send its EndTxn twice.
-        self._disturbances = 0
+        self._errors_at_begin = 0
 
     @property
     def queued(self) -> int:
@@ -118,7 +118,7 @@ class TransactionalProducer:
         Raises:
             Fenced, OutcomeUnknown, TransactionAborted: the producer cannot go on; destroy it.
         """
-        self._disturbances = 0
+        self._errors_at_begin = self._connection.count
         try:
             self._client.begin_transaction()
         except KafkaException as error:
@@ -233,9 +233,13 @@ class TransactionalProducer:
             try:
                 self._client.init_transactions(max(0.1, deadline - time.monotonic()))
             except KafkaException as error:
-                raised: KafkaError = error.args[0]
-                if not raised.retriable() or time.monotonic() >= deadline:
+                refused = self._connection.refusal("init")
+                if refused is not None:
+                    raise refused from error
+                if kind_of(error.args[0]) is not Unreachable:
                     raise self._classified(error, "init") from error
+                if time.monotonic() >= deadline:
+                    raise self._connection.silence("init", timeout_s) from error
             else:
                 return
 
@@ -338,7 +342,7 @@ class TransactionalProducer:
         elapsed_s = time.monotonic() - started
         # Serves the error callbacks of what happened meanwhile.
         self.poll()
-        disturbed = elapsed_s > limits.END_S_SLOW or self._disturbances > 0
+        disturbed = elapsed_s > limits.END_S_SLOW or self._connection.count > self._errors_at_begin
         if failure is None:
             return EndResult(success, disturbed, elapsed_s)
         failure = self._underlying(failure)
@@ -373,11 +377,6 @@ class TransactionalProducer:
                 return
             if left >= before:
                 return
-
-    def _client_error(self, error: KafkaError) -> None:
-        self._disturbances += 1
-        if self._on_error is not None:
-            self._on_error(error)
 
     def _underlying(self, error: KafkaError) -> KafkaError:
         """The fatal error behind the bare ``_FATAL`` that every later call answers."""

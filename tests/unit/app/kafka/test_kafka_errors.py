@@ -43,6 +43,7 @@ RETRIABLE = {"retriable": True}
         (K._STATE, {}, TransactionAborted),
         # For a consumer a fenced instance is final: another worker has its name.
         (K.FENCED_INSTANCE_ID, FATAL, Fenced),
+        (K.UNRELEASED_INSTANCE_ID, FATAL, Unreachable),
         # Whatever else is abortable.
         (K._TIMED_OUT, ABORTABLE, TransactionAborted),
         (K.UNKNOWN, ABORTABLE, TransactionAborted),
@@ -99,6 +100,20 @@ def test_the_message_says_what_happened_and_what_it_means():
     text = str(classify(K(K._AUTO_OFFSET_RESET, "fetch failed"), "consume t[0] at 7"))
     assert text.startswith("consume t[0] at 7: _AUTO_OFFSET_RESET: fetch failed: ")
     assert "not reset silently" in text
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (K.FENCED_INSTANCE_ID, Fenced),
+        (K.UNRELEASED_INSTANCE_ID, Unreachable),
+        (K.GROUP_AUTHORIZATION_FAILED, ConfigError),
+        (K.UNSUPPORTED_VERSION, ConfigError),
+    ],
+)
+def test_a_consumers_fatal_error_is_known_by_its_text(code, kind):
+    text = f"Fatal error: {K(code).str()}: Fatal consumer error: {K(code).str()}"
+    assert kind_of(K(K._FATAL, text)) is kind
 
 
 @pytest.mark.parametrize(
