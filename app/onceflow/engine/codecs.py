@@ -17,6 +17,7 @@ from faust.serializers.codecs import get_codec
 from faust.serializers.codecs import json as JsonCodec  # noqa: N812 - a class in Faust
 from faust.serializers.registry import Registry
 from faust.serializers.schemas import Schema
+from faust.utils.json import on_default
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from faust.types import AppT
 
     from onceflow.engine.topic import Topic
-
-Decode = "Callable[[bytes | None], Any]"
 
 JSON_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z
 """The options of Faust's own JSON codec, so that bytes are the same as stock Faust's."""
@@ -55,7 +54,7 @@ def _record_decoder(model: type[Any], slow: Callable[[bytes | None], Any]) -> An
             data = loads(raw)
             if data.__class__ is dict and _BLESSED not in data:
                 return model(**data, __strict__=False)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError) as error:
             raise ValueDecodeError(str(error)) from error
         return slow(raw)
 
@@ -103,10 +102,58 @@ def key_decoder(app: AppT, topic: Topic) -> Callable[[bytes | None], Any]:
     return decode
 
 
+def _encoder(
+    serializer: Any, slow: Callable[[Any], bytes | None]
+) -> Callable[[Any], bytes | None]:
+    """Return an encoder that takes the short way for bytes and for JSON of plain values."""
+    if not is_json(serializer):
+        return slow
+    dumps = orjson.dumps
+
+    def encode(value: Any) -> bytes | None:
+        cls = value.__class__
+        if cls is bytes:
+            return value
+        if cls is dict or cls is str or cls is int or cls is float or cls is list:
+            return dumps(value, default=on_default, option=JSON_OPTIONS)
+        return slow(value)
+
+    return encode
+
+
+def value_encoder(app: AppT, topic: Topic) -> Callable[[Any], bytes | None]:
+    """Return the function that encodes the values sent to a topic, as Faust does."""
+    schema, registry = topic.schema, app.serializers
+
+    def slow(value: Any) -> bytes | None:
+        return registry.dumps_value(schema.value_type, value, serializer=schema.value_serializer)
+
+    if schema.value_type in (str, bytes) and not schema.value_serializer:
+        return slow
+    return _encoder(schema.value_serializer or registry.value_serializer, slow)
+
+
+def key_encoder(app: AppT, topic: Topic) -> Callable[[Any], bytes | None]:
+    """Return the function that encodes the keys sent to a topic, as Faust does."""
+    schema, registry = topic.schema, app.serializers
+
+    def slow(key: Any) -> bytes | None:
+        if key is None or key.__class__ is bytes:
+            return key
+        return registry.dumps_key(schema.key_type, key, serializer=schema.key_serializer)
+
+    if schema.key_type in (str, bytes) and not schema.key_serializer:
+        return slow
+    return _encoder(schema.key_serializer or registry.key_serializer, slow)
+
+
 def is_stock_schema(schema: Any) -> bool:
     """Return whether records can be decoded from raw bytes alone, without a message object."""
     cls = type(schema)
-    return cls.loads_value is Schema.loads_value and cls.loads_key is Schema.loads_key
+    return all(
+        getattr(cls, name) is getattr(Schema, name)
+        for name in ("loads_value", "loads_key", "dumps_value", "dumps_key")
+    )
 
 
 __all__ = [
@@ -116,5 +163,7 @@ __all__ = [
     "is_json",
     "is_stock_schema",
     "key_decoder",
+    "key_encoder",
     "value_decoder",
+    "value_encoder",
 ]

@@ -79,7 +79,7 @@ class RecordEvent(Event):
         try:
             return self._key
         except AttributeError:
-            self._key = self.channel.decode_key(self.batch.run.keys[self.index])
+            self._key = self.channel.codecs.decode_key(self.batch.run.keys[self.index])
             return self._key
 
     @key.setter

@@ -106,7 +106,7 @@ class Stream(faust.Stream):
         cursor = channel.cursor
         gate = cursor.gate
         app = self.app
-        decode = channel.decode_value
+        decode = channel.codecs.decode_value
         processors = self._processors
         set_current = current_event_ref.set
         event: RecordEvent | None = None

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
     from onceflow.state.task_store import TaskStore
 
+CELLS_KEPT_MAX = 20_000
+"""Clean cells kept per table partition, about 300 bytes each: a hot key is then neither read nor
+encoded again in the next epoch."""
+
 
 class _Absent:
     """The value of a cell whose key is not in the table."""
@@ -184,8 +188,16 @@ class TablePartition:
                 rows.values.append(cell.row)
         return rows
 
+    def settle(self) -> None:
+        """Keep the cells, which equal the store's rows from here on, up to a bound."""
+        for cell in self.dirty:
+            cell.dirty = False
+        self.dirty.clear()
+        if len(self.cells) > CELLS_KEPT_MAX:
+            self.cells.clear()
+
     def drop(self) -> None:
-        """Forget all cells: the epoch was aborted, or its rows are in the store."""
+        """Forget all cells: the epoch was aborted."""
         self.cells.clear()
         self.dirty.clear()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
+import orjson
 from faust.tables.globaltable import GlobalTable as FaustGlobalTable
 
 from onceflow.engine.codecs import is_json
@@ -38,6 +39,7 @@ class PlainCodec:
         self._registry = registry
         self._key_type, self._key_serializer = table.key_type, table.key_serializer
         self._value_type, self._value_serializer = table.value_type, table.value_serializer
+        self._plain_json = table.value_type is None and is_json(table.value_serializer)
 
     def store_key(self, key: Any) -> bytes:
         """Encode a key as Faust does."""
@@ -69,6 +71,10 @@ class PlainCodec:
 
     def decode_value(self, row: bytes) -> Any:
         """Decode a value as Faust does."""
+        if self._plain_json:
+            value = orjson.loads(row)
+            if value.__class__ is not dict:
+                return value
         return self._registry.loads_value(self._value_type, row, serializer=self._value_serializer)
 
 
@@ -350,8 +356,9 @@ class Table(faust.Table):
         return any(part.dirty for part in self.parts.values())
 
     def settle(self) -> None:
-        """Forget the cells: their rows are in the store."""
-        self.drop()
+        """Take note that the epoch's rows are committed and stored."""
+        for part in self.parts.values():
+            part.settle()
 
     def drop(self) -> None:
         """Forget the epoch's changes."""

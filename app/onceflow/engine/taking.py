@@ -163,7 +163,7 @@ class Taker:
     async def _event(self, batch: Batch, index: int) -> RecordEvent | None:
         failures = runtime_of(self.stream.app).failures
         try:
-            value: Any = self.channel.decode_value(batch.run.values[index])
+            value: Any = self.channel.codecs.decode_value(batch.run.values[index])
         except Exception as error:  # noqa: BLE001 - loop root: a record is to blame
             await failures.undecodable(self.channel, batch, index, error)
             return None

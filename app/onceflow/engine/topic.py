@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import faust
 from faust.types.core import prepare_headers
 
-from onceflow.engine.codecs import is_stock_schema, key_decoder, value_decoder
+from onceflow.engine.codecs import (
+    is_stock_schema,
+    key_decoder,
+    key_encoder,
+    value_decoder,
+    value_encoder,
+)
 from onceflow.engine.gate import Cursor
 from onceflow.engine.runtime import runtime_of
 from onceflow.errors import ConfigError
@@ -17,11 +23,21 @@ if TYPE_CHECKING:
 
     from faust.types import AppT, EventT, FutureMessage, RecordMetadata
 
+    from onceflow.engine.sender import Sender
+
+
+class _Codecs(NamedTuple):
+    decode_key: Callable[[bytes | None], Any]
+    decode_value: Callable[[bytes | None], Any]
+    encode_key: Callable[[Any], bytes | None]
+    encode_value: Callable[[Any], bytes | None]
+
 
 class Topic(faust.Topic):
     """A Faust topic. One that is iterated has a `Cursor`, through which its streams read."""
 
     _cursor: Cursor | None = None
+    _sender: Sender | None = None
 
     def __init__(self, app: AppT, **options: Any) -> None:
         if options.get("pattern") is not None:
@@ -32,30 +48,33 @@ class Topic(faust.Topic):
             )
             raise ConfigError(message)
         super().__init__(app, **options)
-        self.decode_value: Callable[[bytes | None], Any] = self._first_value
-        self.decode_key: Callable[[bytes | None], Any] = self._first_key
+        self._codecs: _Codecs | None = None
 
     def _compile_decode(self) -> None:
         """Leave Faust's per-message decoder out: batches are decoded by the stream."""
 
-    def _check_schema(self) -> None:
-        if not is_stock_schema(self.schema):
-            message = (
-                f"The schema {type(self.schema).__name__} of topic {self} overrides loads_key or "
-                "loads_value, which need a message per record. Nothing was consumed. Put the "
-                "decoding into a codec (faust.Codec) or into the value type instead."
+    @property
+    def codecs(self) -> _Codecs:
+        """The functions that decode and encode this topic's keys and values.
+
+        Raises:
+            ConfigError: a schema that needs a message per record; nothing was consumed.
+        """
+        if self._codecs is None:
+            if not is_stock_schema(self.schema):
+                raise ConfigError(
+                    f"The schema {type(self.schema).__name__} of topic {self} overrides how keys "
+                    "or values are loaded or dumped, which needs a message per record. Nothing "
+                    "was consumed. Put the decoding into a codec (faust.Codec) or into the value "
+                    "type instead."
+                )
+            self._codecs = _Codecs(
+                key_decoder(self.app, self),
+                value_decoder(self.app, self),
+                key_encoder(self.app, self),
+                value_encoder(self.app, self),
             )
-            raise ConfigError(message)
-
-    def _first_value(self, raw: bytes | None) -> Any:
-        self._check_schema()
-        self.decode_value = value_decoder(self.app, self)
-        return self.decode_value(raw)
-
-    def _first_key(self, raw: bytes | None) -> Any:
-        self._check_schema()
-        self.decode_key = key_decoder(self.app, self)
-        return self.decode_key(raw)
+        return self._codecs
 
     @property
     def cursor(self) -> Cursor:
@@ -68,19 +87,7 @@ class Topic(faust.Topic):
         """Use ``cursor`` instead of one that takes part in the epochs (reply topics)."""
         self._cursor = cursor
 
-    async def send(self, **options: Any) -> Awaitable[RecordMetadata]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Send a record: in the epoch of the record being processed, or through the outbox.
-
-        Takes Faust's arguments, and ``delivery="at_least_once"`` to send outside the transaction
-        at once, with what its name says.
-
-        Raises:
-            SerializationError: key or value cannot be encoded or is too large; the record being
-                processed is to blame.
-        """
-        return await self.publish(**options)
-
-    def publish(
+    async def send(  # noqa: PLR0913 - Faust's signature, and how it is delivered
         self,
         *,
         key: Any = None,
@@ -92,37 +99,57 @@ class Topic(faust.Topic):
         key_serializer: Any = None,
         value_serializer: Any = None,
         callback: Any = None,
-        force: bool = False,  # noqa: ARG002 - Faust's signature; every send joins the epoch
+        force: bool = False,
         delivery: str = "exactly_once",
     ) -> Awaitable[RecordMetadata]:
-        """Encode a record and hand it over; what `send` awaits."""
-        open_headers: Any = prepare_headers(headers) if headers is not None else {}
-        key_bytes, open_headers = self.prepare_key(key, key_serializer, schema, open_headers)
-        value_bytes, open_headers = self.prepare_value(
-            value, value_serializer, schema, open_headers
-        )
-        sent = runtime_of(self.app).sender.send(
+        """Send a record: in the epoch of the record being processed, or through the outbox.
+
+        Takes Faust's arguments, and ``delivery="at_least_once"`` to send outside the transaction
+        at once, with what its name says.
+
+        Raises:
+            SerializationError: key or value cannot be encoded or is too large; the record being
+                processed is to blame.
+        """
+        del force
+        if schema is None and key_serializer is None and value_serializer is None:
+            codecs = self._codecs or self.codecs
+            key_bytes, value_bytes = codecs.encode_key(key), codecs.encode_value(value)
+        else:
+            key_bytes, _ = self.prepare_key(key, key_serializer, schema, {})
+            value_bytes, _ = self.prepare_value(value, value_serializer, schema, {})
+        sender = self._sender or self.sender
+        sent = sender.send(
             self.get_topic_name(),
             key_bytes,
             value_bytes,
             partition,
             timestamp,
-            open_headers,
+            prepare_headers(headers) if headers is not None else None,
             delivery=delivery,
         )
         if callback is not None:
-            message = self.as_future_message(
-                key_bytes,
-                value_bytes,
-                partition,
-                timestamp,
-                headers,
-                key_serializer="raw",
-                value_serializer="raw",
-                callback=callback,
+            sender.call_back(
+                sent,
+                self.as_future_message(
+                    key_bytes,
+                    value_bytes,
+                    partition,
+                    timestamp,
+                    headers,
+                    key_serializer="raw",
+                    value_serializer="raw",
+                    callback=callback,
+                ),
             )
-            runtime_of(self.app).sender.call_back(sent, message)
         return sent
+
+    @property
+    def sender(self) -> Sender:
+        """Where the app's sends go, kept at hand."""
+        if self._sender is None:
+            self._sender = runtime_of(self.app).sender
+        return self._sender
 
     async def publish_message(
         self,

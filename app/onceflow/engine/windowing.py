@@ -104,6 +104,7 @@ class WindowWrapper(FaustWindowWrapper):
         super().__init__(table, **options)
         self._ranges: dict[int, list[tuple[float, float]]] = {}
         self._step: float = table.window.step
+        self._is_relative_to_stream = self._get_relative_timestamp == table._relative_event  # noqa: SLF001
 
     def ranges(self, timestamp: float) -> list[tuple[float, float]]:
         """Return the windows that ``timestamp`` falls into, oldest first."""
@@ -129,7 +130,9 @@ class WindowWrapper(FaustWindowWrapper):
         if event is None:
             reference = current_event_ref.get(None)
             event = reference() if reference is not None else None
-        if self._get_relative_timestamp is None and event.__class__ is RecordEvent:
+        if event.__class__ is RecordEvent and (
+            self._get_relative_timestamp is None or self._is_relative_to_stream
+        ):
             return event.timestamp
         return super().get_timestamp(event)
 
