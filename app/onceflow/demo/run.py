@@ -34,7 +34,7 @@ from onceflow.demo.truth import compute_truth
 from onceflow.demo.verify import verify
 from onceflow.demo.watch import Watch
 from onceflow.demo.workers import WorkerProcess
-from onceflow.errors import Unreachable
+from onceflow.errors import ConfigError, Unreachable
 from onceflow.kafka.admin import Admin
 from onceflow.kafka.configuration import ClientConfig
 from onceflow.localkafka import LocalKafka
@@ -189,7 +189,19 @@ class _Job:
         return outcome
 
     async def _prepare(self, directory: Path) -> None:
-        """Make the topics, and have the weather in the GlobalTable before the first flight."""
+        """Make the topics, and have the weather in the GlobalTable before the first flight.
+
+        Raises:
+            ConfigError: the topics exist, on a Kafka that is not ours.
+        """
+        present = await self._admin.topics([WEATHER, FLIGHTS, REPORTS])
+        if present:
+            raise ConfigError(
+                f"topics {', '.join(present)} exist at {self._config.bootstrap_servers} already; "
+                "nothing was changed. The main job counts what is in them, so it wants a Kafka of "
+                "its own: unset ONCEFLOW_BROKER, or delete them and the topics of the application "
+                f"{APP_ID} if they are of no use"
+            )
         for topic in (WEATHER, FLIGHTS, REPORTS):
             settings = {"retention.ms": "-1", "segment.ms": _FOREVER_MS}
             await self._admin.create_topic(topic, PARTITIONS, config=settings)
@@ -281,7 +293,7 @@ class _Job:
                 "recoveries": recoveries or "none",
                 "compared": f"{outcome.findings.rows:,} windows and totals, "
                 f"{outcome.flights:,} reports",
-                **highlights(truth, directory),
+                **(highlights(truth, directory) if outcome.verified else {}),
             }
         )
 
@@ -291,7 +303,7 @@ class _Job:
 
 
 def highlights(truth: Truth, directory: Path) -> dict[str, str]:
-    """What the year was like, from the verified results: the sort of answer the job is for."""
+    """What the year was like, once the results are verified: the sort of answer the job is for."""
     minutes: dict[str, list[int]] = {}
     for weather, delay in truth.reports.values():
         if delay is not None:
