@@ -43,6 +43,15 @@ class Fault(StrEnum):
     FATAL = "fatal"
 
 
+FAULTS = {
+    "seal": (Fault.REFUSED,),
+    "offsets": (Fault.REFUSED, Fault.FATAL),
+    "end": (Fault.ANSWER_LOST, Fault.DELAYED, Fault.DUPLICATED, Fault.REFUSED),
+    "abort": (Fault.ANSWER_LOST, Fault.DELAYED),
+}
+"""What can go wrong with which job."""
+
+
 @dataclass
 class Begun:
     partition: Partition
@@ -294,6 +303,7 @@ class Worker:
             self.start_job("end", commit_epoch)
 
     def job_end(self, commit_epoch: Any, fault: Fault) -> None:
+        self.world.writers[self.own, commit_epoch] = self.producer
         if fault is Fault.REFUSED:
             self.ended(commit_epoch, ev.Outcome.NOT_COMMITTED)
             return
@@ -418,6 +428,7 @@ class World:
     in_flight: list[tuple[Any, bool]] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     resolved: list[int] = field(default_factory=list)
+    writers: dict[Any, Any] = field(default_factory=dict)
     sends: int = 0
     starts: int = 0
 
@@ -440,6 +451,7 @@ class World:
             return False
         if end_on_its_way and worker.job is not None and worker.job[0] == "end":
             self.in_flight.append((worker.producer, True))
+            self.writers[worker.own, worker.job[1]] = worker.producer
         self.leave(worker)
         return True
 
@@ -509,6 +521,15 @@ class World:
         self.broker.expire_transaction(ids[index % len(ids)])
         return True
 
+    def open_all(self) -> None:
+        """Two workers with a partition each, both open."""
+        for slot, partition in enumerate(PARTITIONS):
+            self.start(slot)
+            self.assign(slot, frozenset([partition]))
+            worker = self.workers[slot]
+            while worker is not None and (worker.step_takeover() or worker.step_job()):
+                self.check()
+
     # What must hold.
 
     def visible(self, partition: Partition) -> set[int]:
@@ -535,16 +556,16 @@ class World:
         demand(set(self.resolved) <= set(sends), "a resolved send is not visible")
 
     def check_claim(self, before: dict[Partition, Any], worker: Worker) -> None:
-        """A claim just committed: who did not release its partitions can write no more."""
+        """A claim just committed: who wrote the last marker unreleased was fenced after that."""
         if worker.machine.state is not EpochState.CLAIMING:
             return
         for partition, marker in before.items():
             if marker is None or marker.incarnation == worker.own:
                 continue
-            still_open = f"app.{marker.incarnation}.0" in self.broker.transactions
+            writer = self.writers[marker.incarnation, marker.commit_epoch]
             demand(
-                marker.released is Handover.RELEASED or not still_open,
-                "INV-TAKEOVER-4: claimed while an earlier owner has a transaction open",
+                marker.released is Handover.RELEASED or self.broker.is_fenced(writer),
+                "INV-TAKEOVER-4: claimed before the earlier owner was fenced",
                 partition=partition,
                 owner=marker.incarnation,
             )
@@ -606,19 +627,21 @@ def random_step(world: World, random: Any) -> None:
         world.start(slot)
         return
     some = frozenset(random.choice([PARTITIONS, PARTITIONS[:1], PARTITIONS[1:]]))
-    fault = random.choice(list(Fault)) if random.random() < 0.35 else Fault.NONE
+    faults = FAULTS.get(worker.job[0], (Fault.NONE,)) if worker.job is not None else (Fault.NONE,)
+    fault = random.choice(faults) if random.random() < 0.25 else Fault.NONE
+    if world.in_flight and random.random() < 0.06:
+        world.arrive(random.randrange(4))
+        return
     kind = random.random()
-    if kind < 0.30:
-        worker.step_job(fault)
-    elif kind < 0.48:
-        worker.step_takeover()
-    elif kind < 0.60:
+    if kind < 0.45:
+        worker.step_job(fault) or worker.step_takeover()
+    elif kind < 0.57:
         worker.begin_record(random.choice(PARTITIONS))
     elif kind < 0.72:
         worker.finish_record(random.randrange(4))
-    elif kind < 0.78:
+    elif kind < 0.82:
         worker.handle(ev.CommitDue(ev.CommitReason.INTERVAL))
-    elif kind < 0.86:
+    elif kind < 0.87:
         world.assign(slot, some)
     else:
         _rare_step(world, worker, some, random)
@@ -657,6 +680,8 @@ def run(seed: int, steps: int, worker_class: type[Worker] = Worker, slots: int =
 
     random = Random(seed)
     world = World(worker_class, slots)
+    if seed % 4:
+        world.open_all()
     for _ in range(steps):
         random_step(world, random)
         world.check()
