@@ -15,7 +15,6 @@ from faust.agents import agent as faust_agent
 
 from onceflow.engine.records import current_record
 from onceflow.engine.runtime import runtime_of
-from onceflow.engine.stream import Stream
 from onceflow.errors import ConfigError, OutsideRecord
 from onceflow.settings import OnError
 
@@ -24,10 +23,12 @@ if TYPE_CHECKING:
 
     from faust.types import ChannelT, StreamT
 
+    from onceflow.engine.stream import Stream
+
     ActorRef = Any
 
 __all__ = ["Agent"]
-_current_agent = faust_agent._current_agent  # noqa: SLF001 - what faust.current_agent() reads
+_current_agent = cast("Any", faust_agent)._current_agent  # noqa: SLF001 - faust.current_agent()
 
 
 class Agent(faust.Agent):
@@ -57,9 +58,8 @@ class Agent(faust.Agent):
         stream = cast(
             "Stream", super().stream(channel, active_partitions=active_partitions, **options)
         )
-        if isinstance(stream, Stream):
-            stream.restarted_by_agent = True
-            stream.subscriptions = self._subscriptions
+        stream.restarted_by_agent = True
+        stream.subscriptions = self._subscriptions
         return stream
 
     async def _execute_actor(self, coro: Awaitable[Any], aref: ActorRef) -> None:
@@ -114,7 +114,9 @@ class Agent(faust.Agent):
 
     # -- requests that wait --
 
-    async def ask(self, value: Any = None, *, delivery: str = "exactly_once", **options: Any) -> Any:
+    async def ask(
+        self, value: Any = None, *, delivery: str = "exactly_once", **options: Any
+    ) -> Any:
         """Send a request and wait for its reply.
 
         Raises:
@@ -123,7 +125,7 @@ class Agent(faust.Agent):
         """
         self._refuse_wait("ask", delivery)
         reply_to = options.pop("reply_to", None) or self.app.conf.reply_to
-        consumer = self.app._reply_consumer  # noqa: SLF001 - Faust's own wiring
+        consumer = cast("Any", self.app)._reply_consumer  # noqa: SLF001 - Faust's own wiring
         await consumer._start_fetcher(self._get_strtopic(reply_to))  # noqa: SLF001
         with runtime_of(self.app).sender.outside(delivery):
             return await super().ask(value, reply_to=reply_to, **options)

@@ -1,4 +1,4 @@
-"""``onceflow.App``: a Faust app that is exactly-once, with the engine's own settings as arguments."""
+"""``onceflow.App``: a Faust app that is exactly-once, with our settings as arguments."""
 
 from __future__ import annotations
 

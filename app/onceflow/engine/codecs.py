@@ -82,7 +82,7 @@ def value_decoder(app: AppT, topic: Topic) -> Callable[[bytes | None], Any]:
         and isinstance(typ, type)
         and issubclass(typ, Record)
         and is_json(effective)
-        and not typ._options.polymorphic_fields  # noqa: SLF001
+        and not cast("Any", typ)._options.polymorphic_fields  # noqa: SLF001
     ):
         return cast("Callable[[bytes | None], Any]", _record_decoder(typ, slow))
     return slow
@@ -102,9 +102,7 @@ def key_decoder(app: AppT, topic: Topic) -> Callable[[bytes | None], Any]:
     return decode
 
 
-def _encoder(
-    serializer: Any, slow: Callable[[Any], bytes | None]
-) -> Callable[[Any], bytes | None]:
+def _encoder(serializer: Any, slow: Callable[[Any], bytes | None]) -> Callable[[Any], bytes | None]:
     """Return an encoder that takes the short way for bytes and for JSON of plain values."""
     if not is_json(serializer):
         return slow

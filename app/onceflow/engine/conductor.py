@@ -48,4 +48,4 @@ class Conductor(FaustConductor):
     def cursors(self, partition: Partition) -> list[Cursor]:
         """Return the reading places of all subscriptions of ``partition``."""
         channels = self._tp_index.get(cast("Any", partition), ())
-        return [cast("Topic", channel).cursor for channel in channels if channel.is_iterator]
+        return [c.cursor for c in cast("list[Topic]", list(channels)) if c.is_iterator]

@@ -171,7 +171,7 @@ class Consumer(FaustConsumer):
         del offsets
         return False
 
-    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's signature
         del active_partitions, timeout
         return {}
 

@@ -267,7 +267,7 @@ class Epochs:
         bound_s = self.runtime.settings.record_bound_s
         try:
             await asyncio.wait_for(self.runtime.gate.wait_drained(), bound_s)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self.runtime.failures.overdue(self.machine.commit_epoch)
             return
         self._report_drained()
@@ -277,9 +277,7 @@ class Epochs:
         offsets: dict[Partition, Offset] = dict(self.machine.committed_offsets)
         for partition, position in self.runtime.gate.committable().items():
             offsets[partition] = max(offsets[partition], position)  # pyright: ignore[reportArgumentType]
-        self.post(
-            ev.Drained(self.machine.commit_epoch, offsets, self.runtime.has_effects())
-        )
+        self.post(ev.Drained(self.machine.commit_epoch, offsets, self.runtime.has_effects()))
 
     def _cancel_drain(self) -> None:
         if self._drain is not None:

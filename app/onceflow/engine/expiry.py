@@ -35,9 +35,7 @@ class Expiry:
         """Return up to a bound of the oldest rows before ``horizon``."""
         if horizon <= self.horizon:
             return []
-        rows = list(
-            islice(self.store.scan(self.table, None, horizon), EXPIRED_ROWS_PER_EPOCH)
-        )
+        rows = list(islice(self.store.scan(self.table, None, horizon), EXPIRED_ROWS_PER_EPOCH))
         if len(rows) < EXPIRED_ROWS_PER_EPOCH:
             self.horizon = horizon
         return rows

@@ -60,7 +60,7 @@ class Blamed(NamedTuple):
     partition: Partition
     offset: int
     end_offset: int
-    count: int
+    records: int
 
 
 class _Watched(NamedTuple):
@@ -110,9 +110,7 @@ class Failures:
 
     # -- what happened --
 
-    async def undecodable(
-        self, channel: Topic, batch: Batch, index: int, error: Exception
-    ) -> None:
+    async def undecodable(self, channel: Topic, batch: Batch, index: int, error: Exception) -> None:
         """Deal with a record whose value cannot be decoded; it has had no effects."""
         offset = batch.run.offsets[index]
         agent = channel.cursor.owner
@@ -142,9 +140,7 @@ class Failures:
                 if isinstance(error, TransactionAborted)
                 else ev.SendFailure.FATAL
             )
-            self.runtime.epochs.post(
-                ev.SendFailed(self.runtime.epochs.machine.commit_epoch, kind)
-            )
+            self.runtime.epochs.post(ev.SendFailed(self.runtime.epochs.machine.commit_epoch, kind))
             return
         if isinstance(error, _NOT_THE_RECORD):
             self.runtime.fail(error)
@@ -166,7 +162,7 @@ class Failures:
             blamed.partition,
             Offset(blamed.offset),
             Offset(blamed.end_offset),
-            blamed.count,
+            blamed.records,
             stream.prefix,
             kind,
             repr(error),
@@ -177,7 +173,7 @@ class Failures:
             topic=blamed.partition.topic,
             partition=blamed.partition.number,
             offset=blamed.offset,
-            records=blamed.count,
+            records=blamed.records,
             error=repr(error),
             stack="".join(traceback.format_exception(error)),
         )
@@ -239,11 +235,10 @@ class Failures:
 
     def client_failed(self, error: BaseException) -> None:
         """Judge an error of the poll thread: passing ones are logged, others end the worker."""
-        passing = isinstance(error, (Unreachable, TransactionAborted))
-        if not passing or not isinstance(error, OnceflowError):
+        if isinstance(error, (Unreachable, TransactionAborted)):
+            log.warning(LogEvent.KAFKA_UNREACHABLE, error=str(error))
+        else:
             self.runtime.fail(error)
-            return
-        log.warning(LogEvent.KAFKA_UNREACHABLE, error=str(error))
 
     # -- what becomes of a record whose attempts are used up --
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from faust.fixups.base import Fixup as FaustFixup
 from faust.types.enums import ProcessingGuarantee
@@ -23,13 +23,13 @@ class Fixup(FaustFixup):
 
     def __init__(self, app: AppT) -> None:
         super().__init__(app)
-        app.on_configured.connect(self._on_configured)
+        cast("Any", app).on_configured.connect(self._on_configured)
 
     def enabled(self) -> bool:
         """Return True: whether the app is ours is known only when it is configured."""
         return True
 
-    def _on_configured(self, app: AppT, conf: Any, **_: Any) -> None:
+    def _on_configured(self, app: Any, conf: Any, *_: Any, **__: Any) -> None:
         if conf.broker and conf.broker[0].scheme == SCHEME:
             install(app, conf)
 

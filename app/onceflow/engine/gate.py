@@ -306,7 +306,7 @@ class Gate:
             positions = [c.position(partition) for c in self.cursors]
             reached = [p for p in positions if p is not None]
             if reached:
-                self.limits[partition] = max(max(reached), self.targets.get(partition, 0))
+                self.limits[partition] = max(*reached, self.targets.get(partition, 0))
         for cursor in self.cursors:
             cursor.nudge()
         self.progress.set()

@@ -17,10 +17,10 @@ from onceflow.errors import OnceflowError
 from onceflow.kafka.configuration import GroupProtocol, Hooks, consumer_config
 from onceflow.kafka.poll import Bounds, PollThread
 from onceflow.kafka.statistics import parse as parse_statistics
+from onceflow.observe.catalogue import RebalanceKind
 from onceflow.observe.events import LogEvent
 from onceflow.observe.health import WorkerState
 from onceflow.observe.logs import get_logger
-from onceflow.observe.catalogue import RebalanceKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

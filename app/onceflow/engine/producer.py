@@ -82,14 +82,14 @@ class Producer(FaustProducer):
         if not self.runtime.is_worker:
             await self.runtime.flush_plain(PRODUCER_STOP_S)
 
-    async def create_topic(
+    async def create_topic(  # noqa: PLR0913 - Faust's signature
         self,
         topic: str,
         partitions: int,
         replication: int,
         *,
         config: Mapping[str, Any] | None = None,
-        timeout: Any = 30.0,
+        timeout: Any = 30.0,  # noqa: ASYNC109 - Faust's signature
         retention: Any = None,
         compacting: bool | None = None,
         deleting: bool | None = None,

@@ -7,7 +7,6 @@ that unread fields cost nothing.
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
 import faust.streams
@@ -16,6 +15,7 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 if TYPE_CHECKING:
+    from contextvars import ContextVar
     from weakref import ref
 
     from faust.types import AppT, Message
@@ -103,7 +103,7 @@ class RecordEvent(Event):
         return self.batch.run.offsets[self.index]
 
     @property
-    def message(self) -> Message:
+    def message(self) -> Message:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Return Faust's message object of this record (made when first read)."""
         try:
             return self._message
@@ -127,7 +127,7 @@ class RecordEvent(Event):
             return self._message
 
     @property
-    def acked(self) -> bool:
+    def acked(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Return whether the record is finished."""
         return not self.live
 

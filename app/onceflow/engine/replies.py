@@ -7,7 +7,7 @@ own reply topic, and offers no offsets to commit: after a crash nobody waits for
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from onceflow.engine.gate import Cursor, Gate
 from onceflow.engine.records import Batch
@@ -69,7 +69,7 @@ class Replies:
                 readers = self.topics[run.topic]
                 batch = Batch(run, _STAMP, len(readers))
                 for topic in readers:
-                    cast("Topic", topic).cursor.push(batch)
+                    topic.cursor.push(batch)
 
     async def stop(self) -> None:
         """Stop reading."""

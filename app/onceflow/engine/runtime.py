@@ -38,8 +38,6 @@ from onceflow.observe.events import LogEvent
 from onceflow.observe.health import Health, Heartbeat, TaskState, WorkerState
 from onceflow.observe.logs import bind_process, get_logger, librdkafka_logger
 from onceflow.observe.metrics import TransactionOutcome, WorkerMetrics
-from onceflow.settings import CrashPoint as CrashSetting
-from onceflow.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -51,6 +49,7 @@ if TYPE_CHECKING:
     from onceflow.engine.records import Batch
     from onceflow.engine.tables import Table
     from onceflow.ids import Partition
+    from onceflow.settings import CrashAt, Settings
 
 log = get_logger(__name__)
 
@@ -101,7 +100,7 @@ class Runtime:
         self._plain: PlainProducer | None = None
         self._epochs: Epochs | None = None
         self._http: HttpServer | None = None
-        self._crash: CrashSetting | None = settings.crash_at
+        self._crash: CrashAt | None = settings.crash_at
         self._crash_passings = 0
 
     # -- parts that exist only in a started process --
@@ -199,9 +198,7 @@ class Runtime:
             self.partition_counts[name] = description.partition_count
             self.partition_counts_known[name] = description.partition_count
         if self.app.conf.topic_allow_declare and self.dead_letter_topic not in found:
-            await self.admin.create_topic(
-                self.dead_letter_topic, 1, config={"retention.ms": "-1"}
-            )
+            await self.admin.create_topic(self.dead_letter_topic, 1, config={"retention.ms": "-1"})
 
     def _wanted_partitions(self, name: str) -> int:
         for channel in cast("Any", self.app.topics):
@@ -230,9 +227,7 @@ class Runtime:
         producer = TransactionalProducer(
             self.client_config, transactional_id, self.settings.transaction_timeout_ms
         )
-        await self.transaction_thread.run(
-            producer.init, FENCE_S_MAX, timeout_s=FENCE_S_MAX * 2
-        )
+        await self.transaction_thread.run(producer.init, FENCE_S_MAX, timeout_s=FENCE_S_MAX * 2)
         self._transaction = producer
 
     async def replace_producer(self) -> None:
@@ -273,7 +268,7 @@ class Runtime:
     def crash(self, point: CrashPoint) -> None:
         """Kill this process if the settings name this crash point and it is passed often enough."""
         wanted = self._crash
-        if wanted is None or wanted.name != point.value:
+        if wanted is None or wanted.name is not point:
             return
         self._crash_passings += 1
         if self._crash_passings >= wanted.passing:
@@ -321,9 +316,7 @@ class Runtime:
         """
         reader = _started(self._committed_offsets, "offset reader")
         found = await reader.committed(self.app.conf.id, partitions, stability, _OFFSETS_S)
-        return {
-            p: CommittedOffset(cast("Any", at.offset), parse(at.metadata)) for p, at in found.items()
-        }
+        return {p: CommittedOffset(at.offset, parse(at.metadata)) for p, at in found.items()}
 
     def restamp(self, stamp: Stamp) -> None:
         """Let all live work belong to ``stamp`` from here on."""

@@ -1,6 +1,6 @@
-"""The seal of an epoch: what tables and aggregates changed becomes changelog records and rows.
+"""The seal of an epoch: what tables and aggregates changed becomes changelog and rows.
 
-Everything that keeps state in stores takes part through one small interface (`Sealable`): tables and
+Everything that keeps state in stores takes part through one interface (`Sealable`): tables and
 columnar aggregates. Changelog records go out once per changed key; the delivery report of the last
 one per changelog partition tells the position that the store will have after the epoch.
 """

@@ -27,15 +27,15 @@ from onceflow.errors import (
     StaleAttempt,
 )
 from onceflow.kafka.errors import ProducerFull
-from onceflow.kafka.plain import PlainProducer
 from onceflow.limits import OUTBOX_RECORDS_MAX, TIMESTAMP_AHEAD_MAX_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Generator, Iterable
 
     from faust.types import FutureMessage
 
     from onceflow.engine.gate import Gate
+    from onceflow.kafka.plain import PlainProducer
     from onceflow.kafka.producer import TransactionalProducer
 
 
@@ -163,7 +163,7 @@ class Sender:
         return Accepted(topic, partition)
 
     @contextmanager
-    def outside(self, delivery: str) -> Iterator[None]:
+    def outside(self, delivery: str) -> Generator[None]:
         """Give the sends made inside the block (by Faust's own code) this delivery."""
         token = self._delivery.set(delivery)
         try:
@@ -219,7 +219,7 @@ class Sender:
                 f"delivery={delivery!r} is unknown. Nothing was sent. Use 'exactly_once' (the "
                 "default) or 'at_least_once', which sends outside the transaction."
             )
-        delivery_report = self._plain().produce(
+        delivery_report = self._plain().send(
             topic, value, key, partition, timestamp_ms, _header_list(headers)
         )
         return asyncio.ensure_future(_metadata_of(delivery_report))
@@ -369,7 +369,7 @@ _ROOM_POLLS = 500
 _ROOM_RECORDS = 400_000
 
 
-def _header_list(headers: Any) -> list[tuple[str, bytes]] | None:
+def _header_list(headers: Any) -> list[tuple[str, bytes | None]] | None:
     if not headers:
         return None
     pairs = headers.items() if isinstance(headers, dict) else headers

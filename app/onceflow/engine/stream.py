@@ -42,6 +42,9 @@ RECORDS_PER_TURN = 256
 """Records unrolled before other tasks get a turn: about 2 ms for a typical agent, so that timers
 and the closing of the gate are never late by more. A power of two."""
 
+_UNWRAP = cast("Any", faust.Agent)._maybe_unwrap_reply_request  # noqa: SLF001
+"""The processor that Faust gives every agent: it unwraps the requests of ``ask``."""
+
 
 async def ghost() -> None:
     """Wait to be cancelled: the attempt that this actor worked for has been aborted."""
@@ -100,7 +103,7 @@ class Stream(faust.Stream):
 
     # -- one record at a time --
 
-    async def _records(self, channel: Topic) -> AsyncGenerator[Any, None]:  # noqa: C901, PLR0912
+    async def _records(self, channel: Topic) -> AsyncGenerator[Any, None]:  # noqa: C901, PLR0912, PLR0915
         # The hot loop of ordinary agents. The branches are spelled out here, because a call or a
         # nested generator per record costs more than the work itself.
         cursor = channel.cursor
@@ -247,10 +250,7 @@ class Stream(faust.Stream):
 
     def _is_envelope_processor(self, processor: Any) -> bool:
         """Return whether a processor is the one that every agent has (unwrapping ``ask``)."""
-        return (
-            isinstance(processor, MethodType)
-            and processor.__func__ is faust.Agent._maybe_unwrap_reply_request  # noqa: SLF001
-        )
+        return isinstance(processor, MethodType) and processor.__func__ is _UNWRAP
 
     async def _finish_slice(self, event: RecordEvent, claimed: int) -> None:
         cursor = event.channel.cursor
@@ -330,7 +330,9 @@ class Stream(faust.Stream):
 
     def through(self, channel: str | ChannelT) -> StreamT:
         """Forward values to ``channel`` and read on from there, in the epochs of both topics."""
-        target = cast("ChannelT", self.derive_topic(channel) if isinstance(channel, str) else channel)
+        target = cast(
+            "ChannelT", self.derive_topic(channel) if isinstance(channel, str) else channel
+        )
         derived, forwarding = self._forwarding(target, "through")
 
         async def forward(value: Any) -> Any:

@@ -55,9 +55,7 @@ class PlainCodec:
 
     def key_of(self, store_key: bytes) -> Any:
         """Decode a key; a list, as JSON gives it for a tuple, becomes a tuple again."""
-        key = self._registry.loads_key(
-            self._key_type, store_key, serializer=self._key_serializer
-        )
+        key = self._registry.loads_key(self._key_type, store_key, serializer=self._key_serializer)
         if isinstance(key, list):
             return tuple(tuple(v) if isinstance(v, list) else v for v in cast("list[Any]", key))
         return key
@@ -110,7 +108,7 @@ class Table(faust.Table):
     # -- life cycle: the engine opens, restores and closes; Faust's own hooks have nothing to do --
 
     @property
-    def data(self) -> Any:
+    def data(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The table itself: there is no second mapping behind it."""
         return self
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from onceflow.decisions import epoch_events as ev
 from onceflow.decisions import takeover as td
 from onceflow.decisions.crash_points import CrashPoint
-from onceflow.errors import DataAtRisk, Unreachable
+from onceflow.errors import DataAtRisk, Unreachable, invariant
+from onceflow.ids import Offset
 from onceflow.kafka.offsets import Pending, Stability
 from onceflow.kafka.producer import fence
 from onceflow.limits import FENCE_S_MAX, TAKEOVER_RETRY_S
@@ -18,7 +19,7 @@ from onceflow.observe.logs import get_logger
 if TYPE_CHECKING:
     from onceflow.decisions.epoch_effects import BeginTakeover
     from onceflow.engine.runtime import Runtime
-    from onceflow.ids import Partition
+    from onceflow.ids import Incarnation, Partition
 
 log = get_logger(__name__)
 
@@ -63,16 +64,21 @@ class TakeoverDriver:
             case td.ReadLastMarkers(partitions):
                 return td.LastMarkersRead(await self._read(partitions, Stability.LATEST))
             case td.FenceIncarnations(incarnations):
-                for incarnation in sorted(incarnations):
-                    await self._fence(incarnation)
-                self.runtime.crash(CrashPoint.AFTER_FENCE)
-                return td.IncarnationsFenced()
+                return await self._fence_all(incarnations)
             case td.ReadStableMarkers(partitions, after_s):
-                await asyncio.sleep(after_s)
-                try:
-                    return td.StableMarkersRead(await self._read(partitions, Stability.STABLE))
-                except Pending as pending:
-                    return td.StillPending(pending.partitions)
+                return await self._read_stable(partitions, after_s)
+            case td.ReadLogBounds(partitions):
+                return await self._read_bounds(partitions)
+            case td.RestoreTasks(partitions):
+                await self.runtime.tasks.restore(partitions)
+                return td.Restored()
+            case _:
+                self._tell(effect)
+        return None
+
+    def _tell(self, effect: td.TakeoverEffect) -> None:
+        """Perform an effect that is not answered."""
+        match effect:
             case td.AlarmPending(partitions, waited_reads):
                 log.error(
                     LogEvent.OFFSETS_PENDING,
@@ -81,25 +87,36 @@ class TakeoverDriver:
                     meaning="an open transaction of a dead worker holds these offsets back; "
                     "it is waited out until its timeout, nothing is lost",
                 )
-                return None
-            case td.ReadLogBounds(partitions):
-                marks = await self.runtime.admin.watermarks(partitions)
-                return td.LogBoundsRead(
-                    {p: td.LogBounds(mark.low, mark.high) for p, mark in marks.items()}  # pyright: ignore
-                )
-            case td.RestoreTasks(partitions):
-                await self.runtime.tasks.restore(partitions)
-                return td.Restored()
             case td.ReadyToClaim(starts):
                 self.runtime.crash(CrashPoint.BEFORE_CLAIM)
                 self.runtime.failures.policy.claimed(starts)
                 self.runtime.epochs.post(ev.TakenOver(self.effect.assignment, starts))
-                return None
             case td.TakeoverFailed(message, exit_code):
                 error = DataAtRisk(message)
                 error.exit_code = exit_code
                 self.runtime.fail(error)
-                return None
+            case _:
+                invariant(False, "INV-TAKEOVER-5: every effect is performed", effect=effect)
+
+    async def _fence_all(self, incarnations: frozenset[Incarnation]) -> td.IncarnationsFenced:
+        for incarnation in sorted(incarnations):
+            await self._fence(incarnation)
+        self.runtime.crash(CrashPoint.AFTER_FENCE)
+        return td.IncarnationsFenced()
+
+    async def _read_stable(
+        self, partitions: frozenset[Partition], after_s: float
+    ) -> td.StableMarkersRead | td.StillPending:
+        await asyncio.sleep(after_s)
+        try:
+            return td.StableMarkersRead(await self._read(partitions, Stability.STABLE))
+        except Pending as pending:
+            return td.StillPending(pending.partitions)
+
+    async def _read_bounds(self, partitions: frozenset[Partition]) -> td.LogBoundsRead:
+        marks = await self.runtime.admin.watermarks(partitions)
+        bounds = {p: td.LogBounds(Offset(m.low), Offset(m.high)) for p, m in marks.items()}
+        return td.LogBoundsRead(bounds)
 
     async def _read(
         self, partitions: frozenset[Partition], stability: Stability

@@ -132,7 +132,7 @@ class Taker:
             timeout_s = max(0.0, min(self.deadlines.values()) - asyncio.get_running_loop().time())
         try:
             await asyncio.wait_for(self.cursor.wait(), timeout_s)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return
 
     async def _hand_out(self, partition: Partition) -> list[RecordEvent]:

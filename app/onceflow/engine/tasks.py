@@ -22,7 +22,6 @@ from onceflow.observe.health import TaskState
 from onceflow.observe.logs import get_logger
 from onceflow.observe.metrics import StoreSizes
 from onceflow.state.memory import MemoryBudget
-from onceflow.state.overlay import Changes
 from onceflow.state.restore import RestoreLoader
 from onceflow.state.task_store import StoreIdentity, TaskStore
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from onceflow.engine.runtime import Runtime
     from onceflow.engine.sealing import Sealed
     from onceflow.observe.metrics import WorkerMetrics
+    from onceflow.state.overlay import Changes
 
 log = get_logger(__name__)
 
@@ -155,9 +155,7 @@ class Tasks:
             each.store.check_position(each.table, marks[partition].high)
             position = each.store.changelog_position(each.table)
             positions[partition] = LOG_START if position is None else position
-        reader = await asyncio.to_thread(
-            ChangelogReader, self.runtime.client_config, positions
-        )
+        reader = await asyncio.to_thread(ChangelogReader, self.runtime.client_config, positions)
         try:
             records = await self._read_up(reader, restoring)
         finally:
@@ -166,7 +164,9 @@ class Tasks:
             each.loader.caught_up(now_ms=wall_ms())
             self.runtime.metrics.restore(each.task, each.table, 0)
         elapsed_s = time.monotonic() - started_s
-        log.info(LogEvent.TASK_RESTORED, records=records, changelogs=len(restoring), elapsed_s=elapsed_s)
+        log.info(
+            LogEvent.TASK_RESTORED, records=records, changelogs=len(restoring), elapsed_s=elapsed_s
+        )
 
     async def _read_up(
         self, reader: ChangelogReader, restoring: dict[Partition, _Restoring]

@@ -14,7 +14,6 @@ from onceflow.engine.codecs import (
     value_decoder,
     value_encoder,
 )
-from onceflow.engine.gate import Cursor
 from onceflow.engine.runtime import runtime_of
 from onceflow.errors import ConfigError
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from faust.types import AppT, EventT, FutureMessage, RecordMetadata
 
+    from onceflow.engine.gate import Cursor
     from onceflow.engine.sender import Sender
 
 
@@ -178,7 +178,7 @@ class Topic(faust.Topic):
     def _throw(self, exc: BaseException) -> None:
         self.cursor.throw(exc)
 
-    async def put(self, event: EventT) -> None:
+    async def put(self, event: EventT) -> None:  # noqa: ARG002 - Faust's signature
         """Refuse: an event put past Kafka has no offset, so it could not be exactly once."""
         message = (
             f"put() on topic {self} bypasses Kafka: the event would have no offset and be lost or "

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 import orjson
 
 
-
 class WindowedCodec:
     """Keys of a windowed table: (key, (start, end)), the window's bounds first in the store."""
 
@@ -71,8 +70,7 @@ class WindowSet(FaustWindowSet):
             if present is ABSENT:
                 present = table.__missing__(key)
             part.write(cell, op(present, value))
-        if timestamp > part.stream_time:
-            part.stream_time = timestamp
+        part.stream_time = max(part.stream_time, timestamp)
         return self
 
     def now(self) -> Any:
@@ -103,6 +101,7 @@ class WindowWrapper(FaustWindowWrapper):
     def __init__(self, table: Any, **options: Any) -> None:
         super().__init__(table, **options)
         self._ranges: dict[int, list[tuple[float, float]]] = {}
+        self._window: Any = table.window
         self._step: float = table.window.step
         self._is_relative_to_stream = self._get_relative_timestamp == table._relative_event  # noqa: SLF001
 
@@ -113,7 +112,7 @@ class WindowWrapper(FaustWindowWrapper):
         if ranges is None:
             if len(self._ranges) > _RANGES_KEPT:
                 self._ranges.clear()
-            ranges = self.table.window.ranges(timestamp)
+            ranges = self._window.ranges(timestamp)
             self._ranges[bucket] = ranges
         return ranges
 
@@ -139,13 +138,13 @@ class WindowWrapper(FaustWindowWrapper):
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, WindowSet):
             return
-        part = self.table.part_for_write()
+        table: Any = self.table
+        part = table.part_for_write()
         self.on_set_key(key, value)
         timestamp = self.get_timestamp()
         for window_range in self.ranges(timestamp):
             part.write(part.cell((key, window_range)), value)
-        if timestamp > part.stream_time:
-            part.stream_time = timestamp
+        part.stream_time = max(part.stream_time, timestamp)
 
 
 _RANGES_KEPT = 1024

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mode.utils.imports import import_from_cwd, symbol_by_name
 
 from onceflow.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def find_app(path: str) -> Any:
