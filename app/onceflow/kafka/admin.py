@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (
-    AdminClient,
     ConfigResource,  # pyright: ignore[reportPrivateImportUsage] - documented, but not listed
     NewTopic,  # pyright: ignore[reportPrivateImportUsage]
     OffsetSpec,  # pyright: ignore[reportPrivateImportUsage]
@@ -24,13 +23,13 @@ from confluent_kafka.admin import (
 from onceflow import limits
 from onceflow.errors import TopologyError, Unreachable
 from onceflow.ids import Partition
-from onceflow.kafka.configuration import Hooks, admin_config
 from onceflow.kafka.connection import Connection
 from onceflow.kafka.errors import classify, kind_of
 from onceflow.kafka.queries import (
     EARLIEST,
     LATEST,
     TopicDescription,
+    admin_client,
     describe_topics,
     list_offsets,
 )
@@ -57,13 +56,7 @@ class Admin:
 
     def __init__(self, config: ClientConfig) -> None:
         self._connection = Connection()
-        try:
-            # Its futures carry no types.
-            self._client: Any = AdminClient(
-                admin_config(config, hooks=Hooks(on_error=self._connection))
-            )
-        except KafkaException as error:
-            raise classify(error.args[0], "administration") from error
+        self._client = admin_client(config, self._connection)
         self._executor = concurrent.futures.ThreadPoolExecutor(
             limits.ADMIN_THREADS, thread_name_prefix="onceflow-admin"
         )

@@ -14,16 +14,15 @@ import concurrent.futures
 from typing import TYPE_CHECKING, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from onceflow import limits
 from onceflow.errors import DataAtRisk, Unreachable
 from onceflow.ids import Partition
 from onceflow.kafka.columns import runs_of, split
-from onceflow.kafka.configuration import Hooks, admin_config, reader_config
+from onceflow.kafka.configuration import Hooks, reader_config
 from onceflow.kafka.connection import Connection
 from onceflow.kafka.errors import classify, kind_of
-from onceflow.kafka.queries import EARLIEST, LATEST, list_offsets
+from onceflow.kafka.queries import EARLIEST, LATEST, admin_client, list_offsets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,7 +94,7 @@ class ChangelogReader:
     ) -> dict[Partition, int]:
         """Take the high watermarks; returns the log start offsets."""
         try:
-            admin = AdminClient(admin_config(config, hooks=Hooks(on_error=self._connection)))
+            admin = admin_client(config, self._connection)
             low = list_offsets(admin, dict.fromkeys(positions, EARLIEST), timeout_s)
             self.high_watermarks = list_offsets(admin, dict.fromkeys(positions, LATEST), timeout_s)
         except KafkaException as error:

@@ -11,7 +11,7 @@ import asyncio
 import concurrent.futures
 import time
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
@@ -19,13 +19,12 @@ from confluent_kafka import (
     KafkaException,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
 
 from onceflow.errors import OnceflowError, Unreachable
 from onceflow.ids import Partition
-from onceflow.kafka.configuration import Hooks, admin_config
 from onceflow.kafka.connection import Connection
 from onceflow.kafka.errors import classify, kind_of
+from onceflow.kafka.queries import admin_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,13 +67,7 @@ class CommittedOffsets:
 
     def __init__(self, config: ClientConfig) -> None:
         self._connection = Connection()
-        try:
-            # Its futures carry no types.
-            self._client: Any = AdminClient(
-                admin_config(config, hooks=Hooks(on_error=self._connection))
-            )
-        except KafkaException as error:
-            raise classify(error.args[0], "administration") from error
+        self._client = admin_client(config, self._connection)
 
     async def committed(
         self,

@@ -19,6 +19,7 @@ from onceflow.kafka.errors import ProducerFull, classify
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from confluent_kafka import KafkaError, Message
     from confluent_kafka._types import HeadersType
@@ -35,6 +36,41 @@ class Delivery(NamedTuple):
     number: int
     offset: int
     timestamp_ms: int
+
+
+def enqueue(
+    client: Producer,
+    topic: str,
+    value: bytes | None,
+    key: bytes | None,
+    partition: int | None,
+    timestamp_ms: int | None,
+    headers: Headers | None,
+    on_delivery: Callable[[KafkaError | None, Message], None] | None,
+) -> None:
+    """Put one record into the queue of a client of either kind; librdkafka copies it.
+
+    Raises:
+        ProducerFull: the queue has no room; nothing was added.
+        SerializationError, TransactionAborted, OutcomeUnknown: as the message says.
+    """
+    try:
+        client.produce(
+            topic,
+            value,
+            key,
+            -1 if partition is None else partition,
+            timestamp=timestamp_ms or 0,
+            headers=cast("HeadersType | None", headers),
+            on_delivery=on_delivery,
+        )
+    except BufferError as error:
+        raise ProducerFull(
+            f"the producer's queue is full ({len(client)} records wait); nothing is lost. Wait for"
+            " deliveries and produce again; if it lasts, check that the brokers answer"
+        ) from error
+    except KafkaException as error:
+        raise classify(error.args[0], f"produce to {topic}") from error
 
 
 class PlainProducer:
@@ -83,23 +119,7 @@ class PlainProducer:
         def delivered(error: KafkaError | None, message: Message) -> None:
             self._delivered.append((future, _outcome(error, message)))
 
-        try:
-            self._producer.produce(
-                topic,
-                value,
-                key,
-                -1 if partition is None else partition,
-                timestamp=timestamp_ms or 0,
-                headers=cast("HeadersType | None", headers),
-                on_delivery=delivered,
-            )
-        except BufferError as error:
-            raise ProducerFull(
-                f"the producer's queue is full ({self.queued} records wait); nothing is lost."
-                " Wait for deliveries, and produce again"
-            ) from error
-        except KafkaException as error:
-            raise classify(error.args[0], f"produce to {topic}") from error
+        enqueue(self._producer, topic, value, key, partition, timestamp_ms, headers, delivered)
         return future
 
     async def flush(self, timeout_s: float) -> None:

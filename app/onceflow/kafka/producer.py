@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
@@ -27,14 +27,13 @@ from onceflow.errors import Fenced, InvariantViolation, OnceflowError, Unreachab
 from onceflow.kafka.configuration import NO_HOOKS, Hooks, producer_config
 from onceflow.kafka.connection import Connection
 from onceflow.kafka.errors import ProducerFull, classify, kind_of
-from onceflow.kafka.plain import Delivery, PlainProducer
+from onceflow.kafka.plain import Delivery, PlainProducer, enqueue
 from onceflow.kafka.threads import TransactionThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from confluent_kafka import Message
-    from confluent_kafka._types import HeadersType
 
     from onceflow.ids import Partition
     from onceflow.kafka.configuration import ClientConfig
@@ -150,20 +149,9 @@ class TransactionalProducer:
             SerializationError: the record is too large; its own ``on_error`` decides.
             TransactionAborted, Fenced, OutcomeUnknown: the transaction cannot commit any more.
         """
-        try:
-            self._client.produce(
-                topic,
-                value,
-                key,
-                -1 if partition is None else partition,
-                timestamp=timestamp_ms or 0,
-                headers=cast("HeadersType | None", headers),
-                on_delivery=on_delivery,
-            )
-        except BufferError as error:
-            raise _full(self.queued) from error
-        except KafkaException as error:
-            raise self._classified(error, f"produce to {topic}") from error
+        if self._fatal is not None:
+            raise classify(self._fatal, f"produce to {topic}")
+        enqueue(self._client, topic, value, key, partition, timestamp_ms, headers, on_delivery)
 
     def produce_many(
         self,
@@ -409,10 +397,3 @@ def _made(settings: dict[str, Any]) -> Producer:
         return Producer(settings)
     except KafkaException as error:
         raise classify(error.args[0], "producer") from error
-
-
-def _full(queued: int) -> ProducerFull:
-    return ProducerFull(
-        f"the producer's queue is full ({queued} records wait); nothing is lost. Serve poll, wait"
-        " for deliveries, and produce again; if it lasts, check that the brokers answer"
-    )

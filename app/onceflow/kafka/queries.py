@@ -18,15 +18,20 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import (
+    AdminClient,
     OffsetSpec,  # pyright: ignore[reportPrivateImportUsage] - documented, but not listed
 )
 
 from onceflow.errors import Unreachable
 from onceflow.ids import Partition
-from onceflow.kafka.errors import kind_of
+from onceflow.kafka.configuration import Hooks, admin_config
+from onceflow.kafka.errors import classify, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from onceflow.kafka.configuration import ClientConfig
+    from onceflow.kafka.connection import Connection
 
 EARLIEST = cast("OffsetSpec", OffsetSpec.earliest())
 LATEST = cast("OffsetSpec", OffsetSpec.latest())
@@ -52,6 +57,17 @@ class TopicDescription:
     partition_count: int
     replication_factor: int
     leaderless: tuple[int, ...] = ()
+
+
+def admin_client(config: ClientConfig, connection: Connection) -> Any:
+    """Make an administration client that tells its troubles to ``connection``.
+
+    It must outlive its futures: they fail when it is dropped. They carry no types, hence ``Any``.
+    """
+    try:
+        return AdminClient(admin_config(config, hooks=Hooks(on_error=connection)))
+    except KafkaException as error:
+        raise classify(error.args[0], "administration") from error
 
 
 def describe_topics(client: Any, names: list[str], timeout_s: float) -> dict[str, TopicDescription]:
