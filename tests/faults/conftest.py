@@ -1,0 +1,100 @@
+"""The servers of the fault tests, which stay up between runs, and which tests run when.
+
+``make test`` runs the tests marked ``ci``; ``make faults`` runs all of them, and as many random
+runs as RUNS says.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.fault_run import FaultRun
+from onceflow.errors import ConfigError
+from onceflow.localkafka import LocalKafka
+
+BROKER = {
+    # Timed-out transactions are looked for every 10 s by default; takeovers wait for that.
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+    # With KIP-848 the broker sets the session: as short as the tests' classic one.
+    "group.consumer.session.timeout.ms": "6000",
+}
+
+
+def start(**options):
+    """A local Kafka; a missing Java or Maven is a failure under CI=true and a skip elsewhere."""
+    server = LocalKafka(settings=BROKER, **options)
+    try:
+        server.start()
+    except ConfigError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"the local Kafka is missing under CI=true: {error}")
+        pytest.skip(str(error))
+    return server
+
+
+@pytest.fixture(scope="session")
+def fault_kafka():
+    """One broker; tests may restart it, and leave it running."""
+    server = start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def three_brokers():
+    """A cluster in which one broker may be missing."""
+    server = start(brokers=3, heap_mb=384)
+    yield server
+    server.stop()
+
+
+UNASKED = "unasked"
+"""What the options are when pytest was not pointed at this folder: ``make test``."""
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("faults")
+    group.addoption("--fault-runs", type=int, default=2, help="number of random runs")
+    group.addoption("--fault-seed", type=int, default=0, help="seed of the random runs")
+    group.addoption(
+        "--fault-file",
+        default=os.environ.get("FILE", ".cache/faults.jsonl"),
+        help="where results of random runs are appended; finished ones are not repeated",
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "ci: a fault test that is part of make test")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("fault_runs", UNASKED) != UNASKED:
+        return
+    here = Path(__file__).parent
+    left_out = [
+        item
+        for item in items
+        if here in item.path.parents and item.get_closest_marker("ci") is None
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def pytest_generate_tests(metafunc):
+    if "random_run" in metafunc.fixturenames:
+        runs = metafunc.config.getoption("fault_runs", UNASKED)
+        metafunc.parametrize("random_run", range(runs if runs != UNASKED else 0))
+
+
+@pytest.fixture
+def run_app(fault_kafka, tmp_path):
+    """Makes the fault application's runs: ``run_app(static=True)`` is a context manager."""
+
+    def make(**options):
+        return FaultRun(fault_kafka, tmp_path, **options)
+
+    return make
