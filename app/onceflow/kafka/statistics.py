@@ -29,7 +29,16 @@ class TransactionStatistics:
 
 @dataclass(frozen=True, slots=True)
 class PartitionStatistics:
-    """One assigned partition as the consumer sees it; -1 and -1001 mean not known yet."""
+    """One assigned partition as the consumer sees it; -1 and -1001 mean not known yet.
+
+    Attributes:
+        offset_lag: from the next offset to deliver to the last stable offset, control records
+            passed. librdkafka's own ``consumer_lag`` stays -1, because it is taken from offsets
+            that the consumer commits or stores, and ours are in the transactions.
+        last_stable_offset: end of the log for committed readers.
+        high_watermark: end of the log, open transactions included.
+        queued_records, queued_bytes: fetched and not yet polled.
+    """
 
     offset_lag: int
     last_stable_offset: int
@@ -130,12 +139,20 @@ def _broker(data: dict[str, Any]) -> BrokerStatistics:
 
 def _partition(data: dict[str, Any]) -> PartitionStatistics:
     return PartitionStatistics(
-        offset_lag=data["consumer_lag"],
+        offset_lag=_offset_lag(data),
         last_stable_offset=data["ls_offset"],
         high_watermark=data["hi_offset"],
         queued_records=data["fetchq_cnt"],
         queued_bytes=data["fetchq_size"],
     )
+
+
+def _offset_lag(data: dict[str, Any]) -> int:
+    # The delivered position is unset from a seek to the first record after it.
+    position = data["app_offset"] if data["app_offset"] >= 0 else data["next_offset"]
+    if position < 0 or data["ls_offset"] < 0:
+        return -1
+    return max(0, data["ls_offset"] - position)
 
 
 def _transactions(data: dict[str, Any]) -> TransactionStatistics:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from onceflow.ids import Partition
 from onceflow.kafka.statistics import parse
 
@@ -35,7 +37,9 @@ DOCUMENT = {
                 "0": {
                     "partition": 0,
                     "desired": True,
-                    "consumer_lag": 7,
+                    "consumer_lag": -1,
+                    "app_offset": 83,
+                    "next_offset": 88,
                     "ls_offset": 90,
                     "hi_offset": 95,
                     "fetchq_cnt": 6,
@@ -74,6 +78,22 @@ def test_brokers_partitions_and_the_transaction_are_kept():
     assert found.partitions[Partition("t", 0)].last_stable_offset == 90
     assert found.transactions is not None
     assert found.transactions.transaction_state == "InTransaction"
+
+
+@pytest.mark.parametrize(
+    ("delivered", "fetched", "stable", "lag"),
+    [(83, 90, 90, 7), (90, 90, 90, 0), (-1001, 90, 95, 5), (-1001, -1001, 95, -1), (3, 3, -1, -1)],
+)
+def test_lag_is_from_the_delivered_position_to_the_last_stable_offset(
+    delivered, fetched, stable, lag
+):
+    document = json.loads(json.dumps(DOCUMENT))
+    document["topics"]["t"]["partitions"]["0"] |= {
+        "app_offset": delivered,
+        "next_offset": fetched,
+        "ls_offset": stable,
+    }
+    assert parse(json.dumps(document)).partitions[Partition("t", 0)].offset_lag == lag
 
 
 def test_a_consumer_has_no_transaction():
