@@ -4,9 +4,9 @@
 
 No Kafka: batches of 40-byte JSON lie in memory, epochs have 40,000 records in 4 partitions. Printed
 are nanoseconds of processor time of the whole process, all threads, per record. Writing to RocksDB
-is the same in every variant, so it is left out; reading from it is in. Each figure is the least of
-three runs, which take turns, because what else runs on the machine costs cache. Every variant's
-rows are compared with those of the first.
+is the same in every variant, so it is left out; reading from it is in. Each epoch's cost is the
+least of five runs, which take turns, because what else runs on the machine costs cache. Every
+variant's rows are compared with those of the first.
 
 Variants: ``loop`` is a hand-written orjson + dict loop and ``polars`` a hand-written
 ``read_ndjson`` + ``group_by``, both with one pass over the changed windows in Python; ``fold`` is
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 PARTITIONS, EPOCH_RECORDS, WINDOW_MS, START_MS = 4, 40_000, 10_000, 1_700_000_000_000
 ROW, START = struct.Struct("<qd"), struct.Struct(">Q")
 SPEC = AggregateSpec("bench", "k", "v", ("count", "sum"), WINDOW_MS, WINDOW_MS, "ts")
-REPEATS = 3
+REPEATS = 5
 Epoch = list[tuple[int, RecordBatch]]
 
 
@@ -226,30 +226,59 @@ VARIANTS = {
 }
 
 
-def measure(variant: type, epochs: list[Epoch]) -> tuple[float, float, float, list]:
-    """Give nanoseconds per record of updates and of seals, keys read per record, and the rows."""
+Costs = list[tuple[float, float]]
+
+
+def measure(variant: type, epochs: list[Epoch]) -> tuple[Costs, int, list[tuple[bytes, bytes]]]:
+    """Give seconds of updates and of the seal of each epoch, how many keys were read, the rows."""
     stores = Stores()
     subject = variant(stores)
-    records = sum(len(batch) for epoch in epochs for _, batch in epoch)
-    update_s = seal_s = 0.0
+    costs: Costs = []
     for epoch in epochs:
+        stores.write_s = 0.0
         started = time.process_time()
         for partition, batch in epoch:
             subject.update(partition, batch)
         sealing = time.process_time()
         subject.seal()
-        update_s += sealing - started
-        seal_s += time.process_time() - sealing
-    seal_s -= stores.write_s
+        costs.append((sealing - started, time.process_time() - sealing - stores.write_s))
     content = stores.content()
     for store in stores.stores:
         store.close()
     shutil.rmtree(stores.folder)
-    return update_s / records * 1e9, seal_s / records * 1e9, stores.read_keys / records, content
+    return costs, stores.read_keys, content
+
+
+def compare(records: int, keys: int, batch_records: int) -> None:
+    """Print the line of each variant for one shape of input."""
+    epochs = epochs_of(records, keys, batch_records)
+    records = sum(len(batch) for epoch in epochs for _, batch in epoch)
+    runs: dict[str, list[Costs]] = {name: [] for name in VARIANTS}
+    reads: dict[str, int] = {}
+    contents = []
+    for _ in range(REPEATS):
+        for name, variant in VARIANTS.items():
+            costs, reads[name], content = measure(variant, epochs)
+            runs[name].append(costs)
+            contents.append(content)
+    verdict = "same rows" if all(rows == contents[0] for rows in contents) else "ROWS DIFFER"
+    for name, repeats in runs.items():
+        update_ns, seal_ns = (
+            sum(min(costs[at][part] for costs in repeats) for at in range(len(epochs)))
+            / records
+            * 1e9
+            for part in (0, 1)
+        )
+        print(
+            f"{keys:>7} {batch_records:>6} {name:<13} {update_ns:>7.0f} {seal_ns:>7.0f} "
+            f"{update_ns + seal_ns:>7.0f}   {reads[name] / records:.2f} keys read per record, "
+            f"{verdict}",
+            flush=True,
+        )
 
 
 def main() -> None:
-    records = int(sys.argv[1]) if len(sys.argv) > 1 else 400_000
+    records = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     gc.freeze()
     gc.set_threshold(100_000)
     print(
@@ -257,24 +286,7 @@ def main() -> None:
     )
     for keys in (1_000, 100_000):
         for batch_records in (500, 2_000, 10_000):
-            epochs = epochs_of(records, keys, batch_records)
-            costs: dict[str, list[tuple[float, float, float]]] = {name: [] for name in VARIANTS}
-            contents = []
-            for _ in range(REPEATS):
-                for name, variant in VARIANTS.items():
-                    *cost, content = measure(variant, epochs)
-                    costs[name].append(tuple(cost))
-                    contents.append(content)
-            verdict = (
-                "same rows" if all(rows == contents[0] for rows in contents) else "ROWS DIFFER"
-            )
-            for name in VARIANTS:
-                update_ns, seal_ns, reads = min(costs[name], key=lambda cost: cost[0] + cost[1])
-                print(
-                    f"{keys:>7} {batch_records:>6} {name:<13} {update_ns:>7.0f} {seal_ns:>7.0f} "
-                    f"{update_ns + seal_ns:>7.0f}   {reads:.2f} keys read per record, {verdict}",
-                    flush=True,
-                )
+            compare(records, keys, batch_records)
 
 
 if __name__ == "__main__":

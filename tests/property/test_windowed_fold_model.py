@@ -46,10 +46,10 @@ def runs(draw):
     """Two partitions' records, and the epochs in which they are consumed."""
     numbers = NUMBERS[draw(st.sampled_from(sorted(NUMBERS)))]
     record = st.tuples(st.sampled_from(KEYS), numbers, st.sampled_from(TIMES_MS))
-    logs = [draw(st.lists(record, min_size=size, max_size=30)) for size in (10, 0)]
-    batch = st.tuples(st.sampled_from([0, 0, 1]), st.integers(1, 5))
-    epoch = st.tuples(st.sampled_from(End), st.lists(batch, min_size=1, max_size=4))
-    return logs, draw(st.lists(epoch, min_size=3, max_size=10))
+    logs = [draw(st.lists(record, min_size=size, max_size=30)) for size in (20, 0)]
+    batch = st.tuples(st.sampled_from([0, 0, 1]), st.integers(1, 3))
+    epoch = st.tuples(st.sampled_from(End), st.lists(batch, min_size=1, max_size=3))
+    return logs, draw(st.lists(epoch, min_size=4, max_size=10))
 
 
 class Model:
@@ -177,7 +177,7 @@ class Run:
         assert stored == set(model.windows)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     runs(),
     st.sampled_from(SHAPES),
