@@ -8,7 +8,6 @@ handler and recovery have nothing to do here.
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any, cast
 
 from faust.tables.manager import TableManager as FaustTableManager
@@ -146,7 +145,7 @@ class Consumer(FaustConsumer):
         epochs, health = self.runtime.epochs, self.runtime.health
         interval_s = self.runtime.settings.commit_interval_ms / 1000
         while not self.should_stop:
-            due_s = epochs.last_commit_s + interval_s - time.monotonic()
+            due_s = epochs.due_in_s(interval_s)
             if due_s > 0:
                 await asyncio.sleep(due_s)
                 continue

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+_OPEN_SHARE_MIN = 0.25
+"""Least share of the commit interval in which the gate is open."""
+
 
 class Epochs:
     """Drives one worker's commit epochs.
@@ -61,7 +64,7 @@ class Epochs:
         self.memberships: dict[int, object] = {}
         self.ready = asyncio.Event()
         self.stopped = asyncio.Event()
-        self.last_commit_s = time.monotonic()
+        self.opened_s = self.closed_s = time.monotonic()
         self._events: deque[ev.EpochEvent] = deque()
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
@@ -199,6 +202,15 @@ class Epochs:
         await self.stopped.wait()
         timer.cancel()
 
+    def due_in_s(self, interval_s: float) -> float:
+        """Return how long until the epoch that is open has to end.
+
+        Epochs begin at the interval's pace, measured from closing to closing, but a slow commit
+        does not eat up the time in which records are processed.
+        """
+        due_s = max(self.closed_s + interval_s, self.opened_s + interval_s * _OPEN_SHARE_MIN)
+        return due_s - time.monotonic()
+
     async def wait_settled(self) -> None:
         """Wait until the epoch that is ending has ended (or was found empty)."""
         await self._settled.wait()
@@ -223,6 +235,7 @@ class Epochs:
     # -- the gate --
 
     def _begin_transaction(self, effect: fx.BeginTransaction) -> None:
+        self.runtime.take_turns()
         self.runtime.transaction.begin()
         self.runtime.metrics.transaction_begun()
         del effect
@@ -244,7 +257,7 @@ class Epochs:
         if self._closed_at_s:
             self._phases["closed"] = time.monotonic() - self._closed_at_s
             self._closed_at_s = 0.0
-        self.last_commit_s = time.monotonic()
+        self.opened_s = time.monotonic()
         self.runtime.gate.open()
         self.ready.set()
         self._settled.set()
@@ -256,7 +269,7 @@ class Epochs:
 
     def _close_gate(self, _: fx.CloseGate) -> None:
         self._close_pending_opening()
-        self._closed_at_s = time.monotonic()
+        self._closed_at_s = self.closed_s = time.monotonic()
         self.runtime.gate.close(self.machine.committed_offsets)
         if self.runtime.gate.is_drained():
             self._report_drained()
@@ -288,7 +301,7 @@ class Epochs:
 
     async def _seal(self, effect: fx.Seal) -> None:
         started_s = time.monotonic()
-        self._phases["process"] = started_s - self.last_commit_s
+        self._phases["process"] = started_s - self.opened_s
         self.runtime.crash(CrashPoint.BEFORE_PRODUCE)
         try:
             await self.runtime.seal()

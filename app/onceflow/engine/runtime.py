@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _OFFSETS_S = 5.0
+PRODUCER_NUMBERS = (0, 1)
+"""Ends of the two transactional ids of an incarnation; a takeover fences both."""
 
 
 def runtime_of(app: AppT) -> Runtime:
@@ -95,7 +97,8 @@ class Runtime:
         self.sealed: Sealed | None = None
         self._admin: Admin | None = None
         self._committed_offsets: CommittedOffsets | None = None
-        self._transaction: TransactionalProducer | None = None
+        self._transactions: list[TransactionalProducer] = []
+        self._turn = 0
         self._transaction_thread: TransactionThread | None = None
         self._plain: PlainProducer | None = None
         self._epochs: Epochs | None = None
@@ -114,8 +117,17 @@ class Runtime:
 
     @property
     def transaction(self) -> TransactionalProducer:
-        """The transactional producer of this incarnation."""
-        return _started(self._transaction, "producer")
+        """The transactional producer of the present epoch."""
+        return self._transactions[self._turn]
+
+    def take_turns(self) -> None:
+        """Let the other producer carry the next epoch.
+
+        The first produce of a transaction waits until the markers of the same producer's last one
+        are written (20 ms and more); with two in turn they are written meanwhile. There is still
+        one transaction at a time: an epoch begins after the last one's outcome is known.
+        """
+        self._turn = (self._turn + 1) % len(self._transactions)
 
     @property
     def transaction_thread(self) -> TransactionThread:
@@ -158,7 +170,7 @@ class Runtime:
         await self.admin.cluster_id()
         self._committed_offsets = CommittedOffsets(self.client_config)
         self._transaction_thread = TransactionThread()
-        await self._make_producer()
+        self._transactions = [await self._make_producer(number) for number in PRODUCER_NUMBERS]
         self._epochs = epochs(self, self.incarnation)
         self.sender.in_worker = True
         self.sender.arrived = self._epochs.wake
@@ -222,20 +234,19 @@ class Runtime:
         metrics.tasks({TaskState.RUNNING: len(self.tasks.partitions)})
         self.tasks.measure(metrics)
 
-    async def _make_producer(self) -> None:
-        transactional_id = f"{self.app.conf.id}.{self.incarnation}.0"
+    async def _make_producer(self, number: int) -> TransactionalProducer:
+        transactional_id = f"{self.app.conf.id}.{self.incarnation}.{number}"
         producer = TransactionalProducer(
             self.client_config, transactional_id, self.settings.transaction_timeout_ms
         )
         await self.transaction_thread.run(producer.init, FENCE_S_MAX, timeout_s=FENCE_S_MAX * 2)
-        self._transaction = producer
+        return producer
 
     async def replace_producer(self) -> None:
         """Destroy a spent producer and make one with the same id, which fences the old one."""
         self.sender.close()
-        old = self.transaction
-        await self.transaction_thread.run(old.destroy, timeout_s=FENCE_S_MAX)
-        await self._make_producer()
+        await self.transaction_thread.run(self.transaction.destroy, timeout_s=FENCE_S_MAX)
+        self._transactions[self._turn] = await self._make_producer(self._turn)
 
     async def stop(self) -> None:
         """End threads and clients; committed work is committed, the rest is the next owner's."""
@@ -243,8 +254,9 @@ class Runtime:
         self.tasks.close_all()
         if self._plain is not None:
             await self._plain.stop()
-        if self._transaction is not None and self._transaction_thread is not None:
-            await self._transaction_thread.run(self._transaction.destroy, timeout_s=FENCE_S_MAX)
+        if self._transaction_thread is not None:
+            for transaction in self._transactions:
+                await self._transaction_thread.run(transaction.destroy, timeout_s=FENCE_S_MAX)
             self._transaction_thread.stop()
         if self._admin is not None:
             self._admin.close()

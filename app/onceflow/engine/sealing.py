@@ -66,7 +66,9 @@ async def seal(sources: Iterable[Sealable], transaction: TransactionalProducer) 
     for source in sources:
         for number, rows in source.seal().items():
             where = (source.name, number)
-            sealed.changes[where] = Changes(list(zip(rows.store_keys, rows.values, strict=True)))
+            sealed.changes[where] = Changes(
+                list(zip(rows.store_keys, rows.values, strict=True)), tuple(rows.deleted_ranges)
+            )
             sealed.records[source.changelog_topic_name] = sealed.records.get(
                 source.changelog_topic_name, 0
             ) + len(rows)
@@ -82,15 +84,14 @@ async def _produce(
     transaction: TransactionalProducer,
 ) -> None:
     last = len(rows) - 1
-    await produce_all(transaction, topic, where[1], rows.changelog_keys[:last], rows.values[:last])
+    keys, values = rows.changelog_keys, rows.produced_values()
+    await produce_all(transaction, topic, where[1], keys[:last], values[:last])
 
     def delivered(error: Any, message: Any) -> None:
         if error is None:
             sealed.positions[where] = message.offset() + 1
 
-    transaction.produce(
-        topic, rows.values[last], rows.changelog_keys[last], where[1], on_delivery=delivered
-    )
+    transaction.produce(topic, values[last], keys[last], where[1], on_delivery=delivered)
 
 
 async def produce_all(

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from onceflow.engine.expiry import Expiry, ExpiredRows
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -33,12 +35,24 @@ class _Absent:
 ABSENT: Any = _Absent()
 _INT64_MIN, _UINT64_END = -(2**63), 2**64
 """What Faust's JSON codec (orjson) can encode of integers."""
+_IMMUTABLE: frozenset[type[Any]] = frozenset({int, float, bool, str, bytes})
+"""Classes whose values may be shared between reads."""
+_WITHOUT_NAN: frozenset[type[Any]] = frozenset({str, bytes})
+"""Classes whose encoded values are known to decode to an equal one. (A NaN becomes null.)"""
 
 
 class TableCodec(Protocol):
-    """How a table's keys and values become bytes; plain and windowed tables differ in keys."""
+    """How a table's keys and values become bytes; plain and windowed tables differ in keys.
+
+    Attributes:
+        name: the table's name in the store.
+        windowed: whether keys are (key, (start, end)).
+        stable: classes whose values come out of `decode_value` equal and of the same class.
+    """
 
     name: str
+    windowed: bool
+    stable: frozenset[type[Any]]
 
     def store_key(self, key: Any) -> bytes:
         """Return the key in the store."""
@@ -83,45 +97,94 @@ class Cell:
         self.dirty = False
 
 
-def _is_shareable(value: Any) -> bool:
-    cls = value.__class__
-    return cls is int or cls is float or cls is str or cls is bool or cls is bytes
-
-
 class SealedRows:
-    """What one table partition contributes to an epoch, as parallel columns."""
+    """What one table partition contributes to an epoch, as columns.
 
-    __slots__ = ("changelog_keys", "store_keys", "values")
+    Fields:
+        store_keys, values: rows for the store, None for a deleted one.
+        deleted_ranges: store keys ``[start, stop)`` that are gone; rows are written after them.
+        changelog_keys: keys of the changelog records.
+        changelog_values: values of the changelog records where they are not those of the rows.
+    """
+
+    __slots__ = ("changelog_keys", "changelog_values", "deleted_ranges", "store_keys", "values")
 
     def __init__(self) -> None:
         self.store_keys: list[bytes] = []
         self.changelog_keys: list[bytes] = []
         self.values: list[bytes | None] = []
+        self.changelog_values: list[bytes | None] | None = None
+        self.deleted_ranges: list[tuple[bytes, bytes]] = []
 
     def __len__(self) -> int:
-        return len(self.store_keys)
+        return len(self.changelog_keys)
+
+    def produced_values(self) -> list[bytes | None]:
+        """Return the values of the changelog records."""
+        return self.values if self.changelog_values is None else self.changelog_values
 
 
 class TablePartition:
-    """Cells of one partition of one table, over that task's store."""
+    """Cells of one partition of one table, over that task's store.
 
-    __slots__ = ("cells", "codec", "dirty", "number", "store", "stream_time")
+    Fields:
+        cells: cells by key as the agent gives it; several keys may share one (see `cell`).
+        by_store_key: the same cells by the bytes of their keys. Invariant: one cell per key in
+            the store, so that a key cannot have two values in an epoch.
+        dirty: cells that the epoch changed.
+        stream_time: largest event time written so far, seconds; -inf before the first.
+        settled_time: the same as of the last committed epoch.
+        expiry: finds windows that are over.
+        expired: rows that the epoch deletes because their windows are over.
+    """
+
+    __slots__ = (
+        "by_store_key",
+        "cells",
+        "codec",
+        "dirty",
+        "expired",
+        "expiry",
+        "number",
+        "settled_time",
+        "store",
+        "stream_time",
+    )
 
     def __init__(self, codec: TableCodec, number: int, store: TaskStore) -> None:
         self.codec = codec
         self.number = number
         self.store = store
         self.cells: dict[Any, Cell] = {}
+        self.by_store_key: dict[bytes, Cell] = {}
         self.dirty: list[Cell] = []
         self.stream_time = float("-inf")
+        self.settled_time = float("-inf")
+        self.expiry = Expiry(store, codec.name)
+        self.expired = ExpiredRows()
 
     def cell(self, key: Any) -> Cell:
-        """Return the cell of ``key``, reading the store when the epoch has not touched it."""
-        index = key if key.__class__ is str else (key.__class__, key)
+        """Return the cell of ``key``, reading the store when no cell has it.
+
+        Cells are found by the key itself where equal keys are the same bytes: strings, integers,
+        and windows of strings. All others (``1.0 == 1 == True``) go by their encoded bytes.
+        """
+        cls = key.__class__
+        if cls is str:
+            index = key
+        elif cls is int:
+            index = (int, key)
+        elif cls is tuple and self.codec.windowed and key[0].__class__ is str:
+            index = key
+        else:
+            index = self.codec.store_key(key)
         cell = self.cells.get(index)
         if cell is None:
             store_key = self.codec.store_key(key)
-            cell = Cell(store_key, self.store.get(self.codec.name, store_key))
+            cell = self.by_store_key.get(store_key)
+            if cell is None:
+                cell = Cell(store_key, self.store.get(self.codec.name, store_key))
+                self.by_store_key[store_key] = cell
             self.cells[index] = cell
         return cell
 
@@ -138,7 +201,7 @@ class TablePartition:
         if row is None:
             return ABSENT
         value = self.codec.decode_value(row)
-        if _is_shareable(value):
+        if value.__class__ in _IMMUTABLE:
             cell.value = value
             cell.fresh = True
         return value
@@ -151,13 +214,20 @@ class TablePartition:
                 blame.
         """
         cls = value.__class__
-        if (cls is int and _INT64_MIN <= value < _UINT64_END) or cls is float or cls is bool:
+        stable = cls in self.codec.stable
+        # A number that certainly can be encoded is encoded once, at the seal: integers that fit
+        # into JSON's 64 bits, and finite floats, of which the difference to themselves is 0.
+        if stable and (
+            (cls is int and _INT64_MIN <= value < _UINT64_END)
+            or (cls is float and value - value == 0.0)
+            or cls is bool
+        ):
             cell.row = None
             cell.value = value
             cell.fresh = True
         else:
             cell.row = self.codec.encode_value(value)
-            cell.fresh = cls is str or cls is bytes
+            cell.fresh = stable and cls in _WITHOUT_NAN
             cell.value = value if cell.fresh else None
         if not cell.dirty:
             cell.dirty = True
@@ -186,20 +256,35 @@ class TablePartition:
             else:
                 cell.row = codec.encode_value(cell.value)
                 rows.values.append(cell.row)
+        if self.expired.keys:
+            self.expired.add_to(rows, codec.changelog_key)
         return rows
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether the epoch changes anything, or windows are waiting to be deleted."""
+        return bool(self.dirty or self.expired.keys or self.expiry.backlog)
 
     def settle(self) -> None:
         """Keep the cells, which equal the store's rows from here on, up to a bound."""
         for cell in self.dirty:
             cell.dirty = False
         self.dirty.clear()
-        if len(self.cells) > CELLS_KEPT_MAX:
+        self.settled_time = self.stream_time
+        self.expiry.settle()
+        if len(self.by_store_key) > CELLS_KEPT_MAX or self.expired.keys:
             self.cells.clear()
+            self.by_store_key.clear()
+        self.expired.clear()
 
     def drop(self) -> None:
         """Forget all cells: the epoch was aborted."""
         self.cells.clear()
+        self.by_store_key.clear()
         self.dirty.clear()
+        self.expired.clear()
+        self.expiry.drop()
+        self.stream_time = self.settled_time
 
     def items(self) -> Iterator[tuple[Any, Any]]:
         """Iterate over (key, value): the store's rows with the epoch's changes over them."""

@@ -7,18 +7,21 @@ keys and values are Faust's, so that state carries over and back.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
 import orjson
-from faust.tables.globaltable import GlobalTable as FaustGlobalTable
+from faust.windows import HoppingWindow
 
+from onceflow.decisions.windows import HoppingWindows
 from onceflow.engine.codecs import is_json
 from onceflow.engine.records import RecordEvent, current_event_ref
 from onceflow.engine.runtime import runtime_of
 from onceflow.engine.table_partition import ABSENT, SealedRows, TablePartition
 from onceflow.engine.windowing import WindowedCodec, WindowWrapper
 from onceflow.errors import ConfigError, OutsideRecord, StaleAttempt, TopologyError
+from onceflow.state.keys import expired_ranges, split_window_key
 from onceflow.state.restore import KeyLayout
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 class PlainCodec:
     """Keys and values of a table without windows: the store key is Faust's changelog key."""
 
+    windowed = False
+
     def __init__(self, table: Table) -> None:
         self.name = table.name
         registry = table.app.serializers
@@ -40,6 +45,7 @@ class PlainCodec:
         self._key_type, self._key_serializer = table.key_type, table.key_serializer
         self._value_type, self._value_serializer = table.value_type, table.value_serializer
         self._plain_json = table.value_type is None and is_json(table.value_serializer)
+        self.stable = _stable_classes(table.value_type, table.value_serializer)
 
     def store_key(self, key: Any) -> bytes:
         """Encode a key as Faust does."""
@@ -76,6 +82,17 @@ class PlainCodec:
         return self._registry.loads_value(self._value_type, row, serializer=self._value_serializer)
 
 
+def _stable_classes(value_type: Any, serializer: Any) -> frozenset[type[Any]]:
+    """Return the classes whose values come back from the store as they were set."""
+    if value_type is bytes and serializer == "raw":
+        return frozenset({bytes})
+    if not is_json(serializer):
+        return frozenset()
+    if value_type is None:
+        return frozenset({int, float, bool, str})
+    return frozenset({value_type}) & frozenset({int, float, str})
+
+
 class Table(faust.Table):
     """A Faust table whose writes belong to epochs.
 
@@ -104,6 +121,7 @@ class Table(faust.Table):
         self.parts: dict[int, TablePartition] = {}
         self.gate: Gate = runtime_of(app).gate
         self._verified: set[str] = set()
+        self._windows: HoppingWindows | None = None
 
     # -- life cycle: the engine opens, restores and closes; Faust's own hooks have nothing to do --
 
@@ -166,7 +184,18 @@ class Table(faust.Table):
         )
 
     def using_window(self, window: WindowT, *, key_index: bool = False) -> Any:
-        """Wrap the table in a window, as Faust does; the changelog stays compacted only."""
+        """Wrap the table in a window, as Faust does; the changelog stays compacted only.
+
+        Raises:
+            ConfigError: the window is neither tumbling nor hopping, or counts in fractions of a
+                second; nothing was consumed.
+        """
+        if not isinstance(window, HoppingWindow):
+            raise ConfigError(
+                f"Table {self.name}: {type(window).__name__} cannot be used. Nothing was consumed. "
+                "Use tumbling() or hopping()."
+            )
+        self.windows_of(window)
         self.window = window
         self._changelog_topic = None
         return self.WindowWrapper(self, key_index=key_index)
@@ -234,11 +263,36 @@ class Table(faust.Table):
             return cast("RecordEvent", event).timestamp
         return super()._relative_event(event)
 
+    def windows_of(self, window: Any) -> HoppingWindows:
+        """Return the arithmetic of the table's windows.
+
+        Raises:
+            ConfigError: a size or step that Faust's windows cannot count in.
+        """
+        if self._windows is None:
+            try:
+                self._windows = HoppingWindows(window.size, window.step, window.expires or 0.0)
+            except ConfigError as error:
+                raise ConfigError(f"Table {self.name}: {error}") from error
+        return self._windows
+
+    def _relative_now(self, event: Any = None) -> float:
+        """Return the system clock: that is what ``now`` means."""
+        del event
+        return time.time()  # noqa: TID251 - asked for
+
+    def _windowed_now(self, key: Any) -> Any:
+        return self._windowed_timestamp(key, self._relative_now())
+
     # -- mapping --
 
-    def __getitem__(self, key: Any) -> Any:
+    def lookup(self, key: Any) -> Any:
+        """Return the value of ``key`` as this moment sees it, or ABSENT."""
         part = self.part_for_read()
-        value = part.value(key) if part is not None else self.committed(key)
+        return part.value(key) if part is not None else self.committed(key)
+
+    def __getitem__(self, key: Any) -> Any:
+        value = self.lookup(key)
         return self.__missing__(key) if value is ABSENT else value
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -254,9 +308,7 @@ class Table(faust.Table):
         part.delete(cell)
 
     def __contains__(self, key: object) -> bool:
-        part = self.part_for_read()
-        value = part.value(key) if part is not None else self.committed(key)
-        return value is not ABSENT
+        return self.lookup(key) is not ABSENT
 
     def committed(self, key: Any) -> Any:
         """Return the committed value of ``key`` among the partitions here, or ABSENT."""
@@ -283,8 +335,7 @@ class Table(faust.Table):
 
     def get(self, key: Any, default: Any = None) -> Any:
         """Return the value of ``key``, or ``default``; the table's own default is not used."""
-        part = self.part_for_read()
-        value = part.value(key) if part is not None else self.committed(key)
+        value = self.lookup(key)
         return default if value is ABSENT else value
 
     def pop(self, key: Any, *default: Any) -> Any:
@@ -338,6 +389,12 @@ class Table(faust.Table):
     def open_part(self, number: int, store: Any) -> TablePartition:
         """Begin to serve a partition whose task was opened and restored."""
         part = TablePartition(self.codec(), number, store)
+        if self.expires:
+            # The newest window in the store tells how far event time was, at least.
+            newest, oldest = store.last_key(self.name), store.first_key(self.name)
+            if newest is not None and oldest is not None:
+                part.stream_time = part.settled_time = split_window_key(newest).start_s
+                part.expiry.backlog = oldest < self.horizon(part)
         self.parts[number] = part
         return part
 
@@ -345,13 +402,34 @@ class Table(faust.Table):
         """Stop serving a partition."""
         self.parts.pop(number, None)
 
+    @property
+    def expires(self) -> float:
+        """Seconds that a window is kept after its end, in event time; 0: for ever."""
+        window = cast("Any", self.window)
+        return 0.0 if window is None else self.windows_of(window).expires_s
+
+    def horizon(self, part: TablePartition) -> bytes:
+        """Return the store key before which all windows are over.
+
+        A window is over when its end lies at or before the start of the window that event time was
+        in ``expires`` ago, which is Faust's rule with event time in place of the clock.
+        """
+        windows = self.windows_of(cast("Any", self.window))
+        moment_s = windows.current(part.stream_time - windows.expires_s)[0]
+        # Starts and sizes are whole seconds, so that half a second tells them apart safely.
+        return expired_ranges(self.name, moment_s - windows.size_s + 0.5)[1]
+
+    def closes_windows(self) -> bool:
+        """Return whether somebody wants to be told of windows that are over."""
+        return self._on_window_close is not None
+
     def seal(self) -> dict[int, SealedRows]:
         """Return the changed rows of the epoch per partition."""
-        return {n: part.seal() for n, part in self.parts.items() if part.dirty}
+        return {n: part.seal() for n, part in self.parts.items() if part.dirty or part.expired.keys}
 
     def is_dirty(self) -> bool:
         """Return whether the epoch changed anything."""
-        return any(part.dirty for part in self.parts.values())
+        return any(part.is_dirty for part in self.parts.values())
 
     def settle(self) -> None:
         """Take note that the epoch's rows are committed and stored."""
@@ -362,7 +440,3 @@ class Table(faust.Table):
         """Forget the epoch's changes."""
         for part in self.parts.values():
             part.drop()
-
-
-class GlobalTable(FaustGlobalTable, Table):
-    """A table that every worker can read as a whole."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from onceflow.decisions import epoch_events as ev
 from onceflow.decisions import takeover as td
 from onceflow.decisions.crash_points import CrashPoint
+from onceflow.engine.runtime import PRODUCER_NUMBERS
 from onceflow.errors import DataAtRisk, Unreachable, invariant
 from onceflow.ids import Offset
 from onceflow.kafka.offsets import Pending, Stability
@@ -132,7 +133,7 @@ class TakeoverDriver:
     async def _fence(self, incarnation: str) -> None:
         """End the rights of an incarnation: both of its transactional ids."""
         log.info(LogEvent.INCARNATION_FENCED, incarnation=incarnation)
-        for number in (0, 1):
+        for number in PRODUCER_NUMBERS:
             transactional_id = f"{self.runtime.app.conf.id}.{incarnation}.{number}"
             while True:
                 try:

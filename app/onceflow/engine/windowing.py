@@ -29,8 +29,11 @@ import orjson
 class WindowedCodec:
     """Keys of a windowed table: (key, (start, end)), the window's bounds first in the store."""
 
+    windowed = True
+
     def __init__(self, plain: TableCodec) -> None:
         self.name = plain.name
+        self.stable = plain.stable
         self._plain = plain
         self.encode_value = plain.encode_value
         self.decode_value = plain.decode_value
@@ -75,8 +78,7 @@ class WindowSet(FaustWindowSet):
 
     def now(self) -> Any:
         """Return the value in the window of the system clock."""
-        table: Any = self.table
-        return table._windowed_timestamp(self.key, time.time())  # noqa: SLF001, TID251 - asked for
+        return self.table._windowed_now(self.key)  # noqa: SLF001 - Faust's own
 
     def value(self, event: Any = None) -> Any:
         """Return the value in the window that the table's time relativity selects."""
