@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from random import Random
 from typing import Any
 
 from onceflow.decisions import epoch_effects as fx
@@ -25,13 +26,13 @@ RECORDS = 4
 PARTITIONS = (Partition("in", 0), Partition("in", 1))
 
 
-class Violation(AssertionError):
+class ViolationError(AssertionError):
     """A promise is broken: what a mutation test waits for."""
 
 
 def demand(condition: object, text: str, **facts: object) -> None:
     if not condition:
-        raise Violation(f"{text} {facts}")
+        raise ViolationError(f"{text} {facts}")
 
 
 class Fault(StrEnum):
@@ -236,6 +237,10 @@ class Worker:
         begun = self.unfinished[index % len(self.unfinished)]
         self.handle(ev.RecordFailed(begun.stamp))
         return True
+
+    def note_attempt(self) -> None:
+        if claimed := self.machine.committed_offsets:
+            self.handle(ev.NoteAttempt(min(claimed)))
 
     def timer_send(self) -> bool:
         if not self.gate_open:
@@ -583,7 +588,7 @@ class World:
             if self._settle_round():
                 break
         else:
-            raise Violation("no progress")
+            raise ViolationError("no progress")
         demand(not self.broker.transactions, "a transaction stays open for ever")
 
     def _settle_round(self) -> bool:
@@ -648,36 +653,28 @@ def random_step(world: World, random: Any) -> None:
 
 
 def _rare_step(world: World, worker: Worker, some: frozenset[Partition], random: Any) -> None:
-    slot = worker.slot
-    rare = random.randrange(12)
-    if rare == 0:
-        world.crash(slot, end_on_its_way=random.random() < 0.5)
-    elif rare in (1, 2):
-        world.revoke(slot, some)
-    elif rare == 3:
-        worker.handle(ev.RevokeTimedOut())
-    elif rare in (4, 5):
-        world.lose(slot)
-    elif rare == 6:
-        world.tell_lost(slot)
-    elif rare == 7:
-        world.arrive(random.randrange(4))
-    elif rare == 8:
-        world.expire(random.randrange(4))
-    elif rare == 9:
-        worker.fail_record(random.randrange(4)) if random.random() < 0.7 else worker.handle(
-            ev.StopRequested()
-        )
-    elif rare == 10:
-        worker.timer_send()
-    elif worker.machine.committed_offsets:
-        worker.handle(ev.NoteAttempt(min(worker.machine.committed_offsets)))
+    slot, index = worker.slot, random.randrange(4)
+    happen = random.choice(
+        [
+            lambda: world.crash(slot, end_on_its_way=index % 2 == 0),
+            lambda: world.revoke(slot, some),
+            lambda: world.revoke(slot, some),
+            lambda: worker.handle(ev.RevokeTimedOut()),
+            lambda: world.lose(slot),
+            lambda: world.lose(slot),
+            lambda: world.tell_lost(slot),
+            lambda: world.arrive(index),
+            lambda: world.expire(index),
+            lambda: worker.fail_record(index) if index else worker.handle(ev.StopRequested()),
+            worker.timer_send,
+            worker.note_attempt,
+        ]
+    )
+    happen()
 
 
 def run(seed: int, steps: int, worker_class: type[Worker] = Worker, slots: int = 2) -> World:
     """One random life; the same seed repeats it exactly."""
-    from random import Random
-
     random = Random(seed)
     world = World(worker_class, slots)
     if seed % 4:

@@ -1,6 +1,6 @@
 """Random lives of workers on a model broker: nothing is lost, doubled or stuck.
 
-Broken variants of the protocol must each be caught by the same checks, else the checks mean nothing.
+Broken variants of the protocol must each be caught by the same checks, else these mean nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from harness.epoch_world import PARTITIONS, Begun, Fault, Violation, Worker, World, run
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -19,6 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from harness.epoch_world import PARTITIONS, Begun, Fault, ViolationError, Worker, World, run
 from onceflow.decisions import epoch_effects as fx
 from onceflow.decisions import epoch_events as ev
 from onceflow.decisions import takeover as td
@@ -329,6 +329,6 @@ def test_a_broken_variant_is_caught(broken: type[Worker]):
     for seed in range(SEEDS_MAX):
         try:
             run(seed, steps=150, worker_class=broken, slots=2 + seed % 2)
-        except (Violation, InvariantViolation):
+        except (ViolationError, InvariantViolation):
             return
     pytest.fail(f"{broken.__name__} went unnoticed through {SEEDS_MAX} lives")

@@ -11,7 +11,7 @@ from onceflow.decisions import epoch_effects as fx
 from onceflow.decisions import epoch_events as ev
 from onceflow.decisions.commit_epoch import CommitEpochs
 from onceflow.decisions.epoch_states import IGNORED, EpochState
-from onceflow.decisions.marker import CommittedOffset
+from onceflow.decisions.marker import CommittedOffset, Marker
 from onceflow.errors import InvariantViolation
 from onceflow.ids import CommitEpoch, Incarnation, Offset, Partition, Stamp
 
@@ -95,9 +95,7 @@ def event_of(kind: type, machine: CommitEpochs):
         ev.TransactionEnded: lambda: ev.TransactionEnded(number, ev.Outcome.COMMITTED),
         ev.Applied: lambda: ev.Applied(number),
         ev.Aborted: lambda: ev.Aborted(number),
-        ev.MarkersRead: lambda: ev.MarkersRead(
-            {P: CommittedOffset(Offset(3), None)}
-        ),
+        ev.MarkersRead: lambda: ev.MarkersRead({P: CommittedOffset(Offset(3), None)}),
     }
     return samples[kind]() if kind in samples else kind()
 
@@ -157,7 +155,7 @@ def test_a_revoke_that_times_out_never_waits_for_kafka_s_answer_to_a_commit(stat
     machine = machine_in(state)
     effects = list(machine.handle(ev.RevokeRequested(frozenset([P]))))
     effects += machine.handle(ev.RevokeTimedOut())
-    if machine.state in (EpochState.ABORTING,) and not effects_finish(effects):
+    if machine.state == EpochState.ABORTING and not effects_finish(effects):
         effects += machine.handle(ev.Aborted(machine.commit_epoch))
     assert effects_finish(effects)
 
@@ -171,7 +169,7 @@ def next_report(machine: CommitEpochs):
     number = machine.commit_epoch
     committed = machine.committed_offsets
     return {
-        EpochState.TAKING_OVER: lambda: ev.RevokeTimedOut(),
+        EpochState.TAKING_OVER: ev.RevokeTimedOut,
         EpochState.CLAIMING: lambda: ev.TransactionEnded(number, ev.Outcome.COMMITTED),
         EpochState.OPEN: lambda: ev.CommitDue(ev.CommitReason.INTERVAL),
         EpochState.DRAINING: lambda: ev.Drained(number, committed, has_effects=False),
@@ -179,15 +177,11 @@ def next_report(machine: CommitEpochs):
         EpochState.DECIDING: lambda: ev.TransactionEnded(number, ev.Outcome.COMMITTED),
         EpochState.APPLYING: lambda: ev.Applied(number),
         EpochState.ABORTING: lambda: ev.Aborted(number),
-        EpochState.RESOLVING: lambda: ev.MarkersRead(
-            {P: CommittedOffset(Offset(3), marker(1))}
-        ),
+        EpochState.RESOLVING: lambda: ev.MarkersRead({P: CommittedOffset(Offset(3), marker(1))}),
     }[machine.state]()
 
 
 def marker(number: int):
-    from onceflow.decisions.marker import Marker
-
     return Marker(OWN, CommitEpoch(number))
 
 
