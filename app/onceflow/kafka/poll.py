@@ -139,6 +139,7 @@ class PollThread:
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._main, name="onceflow-poll", daemon=True)
         self._stopping = False
+        self._ended = False
         self._turned = time.monotonic()
         self._flight = Flight(bounds.flight_records_max, bounds.flight_bytes_max)
         # Present fetch generation of each started partition; set on the loop's side.
@@ -276,17 +277,23 @@ class PollThread:
         command = _Command(act, doing, concurrent.futures.Future())
         self._commands.append(command)
         self._wake.set()
-        if not self._thread.is_alive():
+        if self._ended:
             self._refuse_commands()
         return command
 
     async def _ask(self, act: Callable[[Consumer], None], doing: str) -> None:
-        await asyncio.wrap_future(self._command(act, doing).answer)
+        # Shielded: a command is carried out even if nobody waits for it any more, because its
+        # generation counts already.
+        await asyncio.shield(asyncio.wrap_future(self._command(act, doing).answer))
 
     def _refuse_commands(self) -> None:
         """Answer commands that nobody will carry out; their waiters would wait for ever."""
-        while self._commands:
-            command = self._commands.popleft()
+        while True:
+            try:
+                command = self._commands.popleft()
+            except IndexError:
+                # Loop and thread may both be here, so that emptiness shows only now.
+                return
             command.answer.set_exception(
                 Unreachable(f"{command.doing}: the poll thread has ended; stop the worker")
             )
@@ -299,7 +306,7 @@ class PollThread:
             consumer = Consumer(self._settings)
         except KafkaException as error:
             self._post(self._on_failure, classify(error.args[0], "consumer"))
-            self._refuse_commands()
+            self._end()
             return
         try:
             while not self._stopping:
@@ -310,9 +317,13 @@ class PollThread:
             self._post(self._on_failure, error)
         finally:
             consumer.close()
-            self._stopping = True
             self._position.clear()
-            self._refuse_commands()
+            self._end()
+
+    def _end(self) -> None:
+        # In this order: a command that is added meanwhile is refused by one side or the other.
+        self._ended = True
+        self._refuse_commands()
 
     def _turn(self, consumer: Consumer) -> None:
         self._turned = time.monotonic()
