@@ -105,7 +105,9 @@ def _campaign(state: RaftState, campaign: Campaign) -> None:
 def handle_vote_request(state: RaftState, message: Message) -> None:
     """Vote for a candidate whose log holds all that may be committed, once per term.
 
-    A learner votes too: the candidate may know that it was promoted before it knows itself.
+    A learner votes too: the candidate may know that it was promoted before it knows itself. A
+    refusal tells what is committed here: a candidate may lack nothing but the knowledge that the
+    change is committed by which the refusing voter left, and could then never be elected.
     """
     can_vote = (
         state.vote == message.sender
@@ -113,25 +115,42 @@ def handle_vote_request(state: RaftState, message: Message) -> None:
         or (message.kind is MessageKind.PRE_VOTE and message.term > state.term)
     )
     granted = can_vote and is_up_to_date(state.log, EntryId(message.log_term, message.index))
-    # A granted pre-vote answers in the term it was asked for; a refusal tells the own term, so
-    # that a candidate that is behind learns it.
-    term = message.term if granted else state.term
+    # A grant answers in the term it was asked for; a refusal tells the own term, so that a
+    # candidate that is behind learns it.
+    if not granted:
+        refuse_vote(state, message)
+        return
+    state.post(Message(ANSWER_KINDS[message.kind], message.sender, state.peer_id, message.term))
+    if message.kind is MessageKind.VOTE:
+        state.election_elapsed_ticks = 0
+        state.vote = message.sender
+
+
+def refuse_vote(state: RaftState, message: Message) -> None:
+    """Answer a request for a vote with a refusal, in the own term."""
+    told = EntryId()
+    if state.options.refusals_tell_commit:
+        commit_index = state.log.commit_index
+        told = EntryId(state.log.term_at(commit_index) or 0, commit_index)
     state.post(
         Message(
             ANSWER_KINDS[message.kind],
             message.sender,
             state.peer_id,
-            term,
-            rejected=not granted,
+            state.term,
+            log_term=told.term,
+            index=told.index,
+            rejected=True,
         )
     )
-    if granted and message.kind is MessageKind.VOTE:
-        state.election_elapsed_ticks = 0
-        state.vote = message.sender
 
 
 def handle_vote_answer(state: RaftState, message: Message) -> None:
     """Count a vote; act when the poll is decided."""
+    if message.rejected and _learns_of_change(state, EntryId(message.log_term, message.index)):
+        # It may no longer be a voter, or need other votes: the change is applied first.
+        state.become_follower(Cause.CHANGE_LEARNED, state.term, NO_PEER)
+        return
     result = state.tracker.record_vote(message.sender, is_granted=not message.rejected)
     if result is VoteResult.LOST:
         state.become_follower(Cause.OUTVOTED, state.term, NO_PEER)
@@ -142,6 +161,17 @@ def handle_vote_answer(state: RaftState, message: Message) -> None:
         # An entry of the own term: only with it can anything before it be committed.
         append_entries(state, (Entry(),))
         broadcast_append(state)
+
+
+def _learns_of_change(state: RaftState, told: EntryId) -> bool:
+    """Raise the commit index to a told one; return whether a membership change lies below it.
+
+    Safe from anybody: an entry that is committed is committed for all, and the log holds it.
+    """
+    if told.index <= state.log.commit_index or not state.log.matches(told):
+        return False
+    state.log.commit_to(told.index)
+    return _has_unapplied_change(state)
 
 
 def handle_check_quorum(state: RaftState, message: Message) -> None:

@@ -123,6 +123,7 @@ def _restore(state: RaftState, received: RaftSnapshot) -> bool:
         return False
     state.log.restore(received)
     state.tracker.restore(received.configuration, state.log.last_index)
+    state.configuration_index = received.index
     return True
 
 

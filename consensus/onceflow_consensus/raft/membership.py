@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from onceflow_consensus.errors import ProposalDropped
-from onceflow_consensus.raft.confchange import ConfChange, change_configuration
+from onceflow_consensus.raft.confchange import change_configuration, decode_conf_change
 from onceflow_consensus.raft.messages import (
     NO_PEER,
     Entry,
@@ -32,14 +32,22 @@ if TYPE_CHECKING:
     from onceflow_consensus.raft.state import RaftState
 
 
-def apply_conf_change(state: RaftState, change: ConfChange) -> Configuration:
-    """Put a committed change into force; return the configuration.
+def apply_conf_change(state: RaftState, entry: Entry) -> Configuration | None:
+    """Put the change of a committed entry into force.
+
+    Returns:
+        The configuration, or None if a snapshot that was received has overtaken the entry. The
+        state machine is about to be replaced then: neither this entry nor those that were handed
+        out with it may be applied.
 
     Raises:
         ConfChangeRefused: the change does not fit; nothing changed. With validation of proposals
             this cannot happen to an entry that was proposed through this engine.
     """
-    outcome = change_configuration(state.tracker.configuration, change)
+    if entry.index <= state.configuration_index:
+        return None
+    outcome = change_configuration(state.tracker.configuration, decode_conf_change(entry.data))
+    state.configuration_index = entry.index
     state.tracker.install(outcome, state.log.last_index)
     _adjust_to_members(state)
     return state.tracker.configuration

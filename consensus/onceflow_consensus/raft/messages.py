@@ -205,7 +205,8 @@ class Message:
     """A message between peers, to or from a local thread, or a local event.
 
     ``index`` and ``log_term`` name the entry before ``entries`` in an append, the last entry in a
-    vote request, the entry acknowledged or rejected in an answer. ``reject_hint`` is where the
+    vote request, the entry acknowledged or rejected in an answer, the last committed one in a
+    refused vote. ``reject_hint`` is where the
     logs may agree. ``responses`` are to be delivered once a storage message was performed.
     """
 

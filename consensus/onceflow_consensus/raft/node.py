@@ -59,7 +59,11 @@ if TYPE_CHECKING:
 
 
 class Report(Enum):
-    """What a driver can tell of a peer it sends to."""
+    """What a driver can tell of a peer it sends to.
+
+    Every snapshot that was sent has to be reported on: if its acknowledgement is lost, the peer
+    would be waited for without end. UNREACHABLE is a hint and may be left out.
+    """
 
     UNREACHABLE = "unreachable"
     SNAPSHOT_DELIVERED = "snapshot delivered"
@@ -146,7 +150,7 @@ class RaftNode:
         """
         invariant(
             not as_v1 or (len(change.changes) == 1 and change.transition is Transition.AUTO),
-            "INV-RAFT-21: the older form holds one operation without a transition",
+            "INV-RAFT-20: the older form holds one operation without a transition",
         )
         kind = EntryKind.CONF_CHANGE if as_v1 else EntryKind.CONF_CHANGE_V2
         self._propose((Entry(kind=kind, data=encode_conf_change(change)),))
@@ -155,13 +159,17 @@ class RaftNode:
         proposal = Message(MessageKind.PROP, sender=self.state.peer_id, entries=entries)
         step(self.state, proposal)
 
-    def apply_conf_change(self, change: ConfChange) -> Configuration:
-        """Put a committed change into force when its entry is applied; return the configuration.
+    def apply_conf_change(self, entry: Entry) -> Configuration | None:
+        """Put a committed membership change into force when its entry is applied.
+
+        Returns:
+            The configuration; None if a snapshot overtook the entry, see
+            ``membership.apply_conf_change``.
 
         Raises:
-            ConfChangeRefused: see ``membership.apply_conf_change``.
+            ConfChangeRefused: likewise.
         """
-        return membership.apply_conf_change(self.state, change)
+        return membership.apply_conf_change(self.state, entry)
 
     def step(self, message: Message) -> None:
         """Take a message from a peer, or a response of a local thread.

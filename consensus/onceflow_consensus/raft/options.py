@@ -59,6 +59,8 @@ class RaftOptions:
     validate_conf_changes: whether a leader replaces changes that do not fit by empty entries.
         Switched off, a change that no replica can apply may enter the log.
     step_down_on_removal: whether a leader that was removed or became a learner stops leading.
+    refusals_tell_commit: whether a refused vote tells what is committed. Without it a group can be
+        stuck for ever if a leader left before the last voter heard of the change that it left by.
     max_message_bytes: entries in one append; a single entry may be larger.
     max_inflight_messages, max_inflight_bytes: the pipeline to each follower.
     max_uncommitted_bytes: data proposed and not yet applied; beyond it proposals are dropped.
@@ -76,6 +78,7 @@ class RaftOptions:
     forward_proposals: bool = True
     validate_conf_changes: bool = True
     step_down_on_removal: bool = True
+    refusals_tell_commit: bool = True
     max_message_bytes: int = limits.MAX_MESSAGE_BYTES
     max_inflight_messages: int = limits.MAX_INFLIGHT_MESSAGES
     max_inflight_bytes: int = limits.MAX_INFLIGHT_BYTES

@@ -11,8 +11,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from onceflow_consensus.errors import DropReason, ProposalDropped, invariant
-from onceflow_consensus.raft.confchange import ConfChange, decode_conf_change
+from onceflow_consensus.errors import (
+    ConfChangeRefused,
+    DropReason,
+    ProposalDropped,
+    invariant,
+)
+from onceflow_consensus.raft.confchange import (
+    ConfChange,
+    change_configuration,
+    decode_conf_change,
+)
 from onceflow_consensus.raft.messages import (
     NO_PEER,
     Entry,
@@ -64,7 +73,7 @@ def propose_as_leader(state: RaftState, message: Message) -> None:
     Raises:
         ProposalDropped: nothing was appended; the reason says whether repeating helps.
     """
-    invariant(message.entries, "INV-RAFT-20: a proposal proposes something")
+    invariant(message.entries, "INV-RAFT-19: a proposal proposes something")
     if state.peer_id not in state.tracker.progress:
         raise ProposalDropped(DropReason.NOT_A_MEMBER)
     if state.transferee != NO_PEER:
@@ -93,8 +102,17 @@ def _checked_entry(state: RaftState, entry: Entry, index: int) -> Entry:
 def _fits(state: RaftState, change: ConfChange) -> bool:
     if state.pending_conf_index > state.cursor.applied_index:
         return False
+    present = state.tracker.configuration
     # A change without operations is taken for leaving, whatever transition it names.
-    return state.tracker.configuration.is_joint == (not change.changes)
+    if present.is_joint != (not change.changes):
+        return False
+    # No other change is under way, so that this is the configuration it will be applied to: what
+    # is refused here would be refused on every replica, after it was committed.
+    try:
+        change_configuration(present, change)
+    except ConfChangeRefused:
+        return False
+    return True
 
 
 def propose_as_candidate(state: RaftState, message: Message) -> None:

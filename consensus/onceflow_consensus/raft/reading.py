@@ -28,9 +28,6 @@ def read_as_leader(state: RaftState, message: Message) -> None:
     Raises:
         ReadDropped: too many reads wait.
     """
-    if state.tracker.is_singleton:
-        _answer(state, message, state.log.commit_index)
-        return
     if len(state.early_reads) + len(state.reads) >= state.options.max_pending_reads:
         raise ReadDropped(DropReason.READ_BOUND)
     if _has_committed_in_term(state):
@@ -58,7 +55,9 @@ def take_read_acknowledgement(state: RaftState, message: Message) -> None:
 
 
 def _confirm(state: RaftState, message: Message) -> None:
-    if state.options.read_mode is ReadMode.LEASE:
+    # A voter that decides alone has nobody to ask. It waits for the first commit of its term all
+    # the same: after a restart it may not know how far it had committed before.
+    if state.tracker.is_singleton or state.options.read_mode is ReadMode.LEASE:
         _answer(state, message, state.log.commit_index)
         return
     state.reads.add(PendingRead(message, state.log.commit_index))

@@ -31,6 +31,7 @@ class Cause(Enum):
     CAMPAIGN = "an election is called"
     ELECTED = "a quorum votes for it"
     OUTVOTED = "a quorum votes against it"
+    CHANGE_LEARNED = "it learns that a membership change is committed"
     QUORUM_LOST = "no quorum is heard for an election timeout"
     REMOVED = "it is no longer a voter"
 
@@ -47,6 +48,8 @@ TRANSITIONS: dict[tuple[Role, Cause], Role] = {
     (Role.CANDIDATE, Cause.ELECTED): Role.LEADER,
     (Role.PRE_CANDIDATE, Cause.OUTVOTED): Role.FOLLOWER,
     (Role.CANDIDATE, Cause.OUTVOTED): Role.FOLLOWER,
+    (Role.PRE_CANDIDATE, Cause.CHANGE_LEARNED): Role.FOLLOWER,
+    (Role.CANDIDATE, Cause.CHANGE_LEARNED): Role.FOLLOWER,
     (Role.LEADER, Cause.QUORUM_LOST): Role.FOLLOWER,
     (Role.LEADER, Cause.REMOVED): Role.FOLLOWER,
 }

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class StableLog(Protocol):
     """The durable part of a replica's log, contiguous from ``first_index`` to ``last_index``.
 
-    Entries below ``first_index`` are covered by a snapshot. An empty log has
-    ``last_index == first_index - 1``.
+    Entries below ``first_index`` are covered by a snapshot. Their application was reported to the
+    engine before they were dropped: it may read any entry above ``Status.applied_index``. An
+    empty log has ``last_index == first_index - 1``.
     """
 
     @property

@@ -54,6 +54,7 @@ class RaftState:
     role, raft_leader: its role, and who is believed to lead ``term``.
     log, cursor: its log, and how far the state machine is.
     tracker: the configuration in force, what is known of its members, votes of a campaign.
+    configuration_index: the entry or snapshot that brought the configuration in force.
     messages: may leave at once.
     messages_after_persist: may leave only when the unstable state of this moment is durable.
     transferee: whom leadership is being handed to; set on a leader only.
@@ -82,12 +83,14 @@ class RaftState:
         self.read_states: list[ReadState] = []
         hard_state, configuration = stable.initial_state()
         self.tracker.restore(configuration, self.log.last_index)
+        self.configuration_index: LogIndex = max(applied_index, self.log.commit_index)
         self.term: Term = hard_state.term
         self.vote: PeerId = hard_state.vote
         if hard_state != EMPTY_HARD_STATE:
-            self._load_commit_index(hard_state)
-        if applied_index > 0:
-            self.cursor.applied_to(applied_index, 0)
+            # A state machine may have stored more than the last commit index that was written:
+            # what it applied was committed all the same.
+            self._load_commit_index(max(hard_state.commit_index, applied_index))
+        self.cursor.applied_to(max(applied_index, self.cursor.applied_index), 0)
         self._reset(self.term)
 
     @property
@@ -194,12 +197,12 @@ class RaftState:
         self.reads = ReadQueue()
         self.early_reads: list[Message] = []
 
-    def _load_commit_index(self, hard_state: HardState) -> None:
+    def _load_commit_index(self, commit_index: LogIndex) -> None:
         invariant(
-            self.log.commit_index <= hard_state.commit_index <= self.log.last_index,
-            "INV-RAFT-13: the stored commit index lies within the stored log",
-            stored=hard_state.commit_index,
+            self.log.commit_index <= commit_index <= self.log.last_index,
+            "INV-RAFT-13: what is known to be committed lies within the stored log",
+            commit_index=commit_index,
             first_index=self.log.first_index,
             last_index=self.log.last_index,
         )
-        self.log.commit_to(hard_state.commit_index)
+        self.log.commit_to(commit_index)

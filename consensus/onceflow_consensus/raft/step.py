@@ -148,15 +148,7 @@ def _answer_lower_term(state: RaftState, message: Message) -> None:
         state.post(Message(MessageKind.APP_RESP, message.sender, state.peer_id, state.term))
     elif kind is MessageKind.PRE_VOTE:
         # A candidate behind in term learns of it; else two of them could wait for each other.
-        state.post(
-            Message(
-                MessageKind.PRE_VOTE_RESP,
-                message.sender,
-                state.peer_id,
-                state.term,
-                rejected=True,
-            )
-        )
+        election.refuse_vote(state, message)
     elif kind is MessageKind.STORAGE_APPEND_RESP:
         membership.handle_persisted(state, message)
 

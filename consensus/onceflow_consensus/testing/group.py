@@ -123,9 +123,11 @@ class Member:
             data = entry.data
             configuration: Configuration = self.history[-1].configuration
             if entry.kind is not EntryKind.NORMAL:
-                change = decode_conf_change(entry.data)
-                configuration = self.node.apply_conf_change(change)
-                data = change.context
+                changed = self.node.apply_conf_change(entry)
+                if changed is None:
+                    return
+                configuration = changed
+                data = decode_conf_change(entry.data).context
             state = self.history[-1].data + data
             self.history.append(RaftSnapshot(entry.index, entry.term, configuration, state))
 

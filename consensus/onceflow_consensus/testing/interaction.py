@@ -60,6 +60,7 @@ CASE_OPTIONS = RaftOptions(
     pre_vote=False,
     check_quorum=False,
     step_down_on_removal=False,
+    refusals_tell_commit=False,
     max_message_bytes=_UNBOUNDED,
     max_inflight_messages=_UNBOUNDED,
     max_inflight_bytes=_UNBOUNDED,

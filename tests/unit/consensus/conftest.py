@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from onceflow_consensus.raft.confchange import decode_conf_change
 from onceflow_consensus.raft.configuration import configuration_of
 from onceflow_consensus.raft.messages import (
     Entry,
@@ -48,7 +47,7 @@ class Replica:
             for entry in ready.committed_entries:
                 self.applied.append(entry)
                 if entry.kind is not EntryKind.NORMAL:
-                    self.node.apply_conf_change(decode_conf_change(entry.data))
+                    self.node.apply_conf_change(entry)
             self.reads += ready.read_states
             self.node.advance()
         return sent

@@ -5,9 +5,21 @@ from __future__ import annotations
 import pytest
 
 from onceflow_consensus.errors import ConfChangeRefusal, ConfChangeRefused
-from onceflow_consensus.raft.confchange import ChangeOp, ConfChange, SingleChange
+from onceflow_consensus.raft.confchange import (
+    ChangeOp,
+    ConfChange,
+    SingleChange,
+    encode_conf_change,
+)
 from onceflow_consensus.raft.configuration import configuration_of
-from onceflow_consensus.raft.messages import EntryKind, Message, MessageKind, RaftSnapshot
+from onceflow_consensus.raft.messages import (
+    Entry,
+    EntryKind,
+    HardState,
+    Message,
+    MessageKind,
+    RaftSnapshot,
+)
 from onceflow_consensus.raft.roles import Role
 
 K = MessageKind
@@ -116,11 +128,15 @@ def test_a_transfer_to_a_remaining_voter_goes_on(new_replica):
     assert replica.node.status.transferee == 2
 
 
+def entry_at(index, text):
+    data = encode_conf_change(changes(text) if text else ConfChange())
+    return Entry(1, index, EntryKind.CONF_CHANGE_V2, data)
+
+
 def test_a_follower_takes_changes_without_acting_on_them(new_replica):
     replica = new_replica(peer_id=2)
-    assert replica.node.apply_conf_change(changes("v4")) == configuration_of(
-        frozenset({1, 2, 3, 4})
-    )
+    four = configuration_of(frozenset({1, 2, 3, 4}))
+    assert replica.node.apply_conf_change(entry_at(1, "v4")) == four
     assert replica.work() == []
 
 
@@ -128,9 +144,20 @@ def test_a_change_that_does_not_fit_when_applied_leaves_all_as_it_is(new_replica
     replica = new_replica()
     before = replica.state.tracker.configuration
     with pytest.raises(ConfChangeRefused) as caught:
-        replica.node.apply_conf_change(ConfChange())
+        replica.node.apply_conf_change(entry_at(1, ""))
     assert caught.value.refusal is ConfChangeRefusal.NOT_JOINT
     assert replica.state.tracker.configuration == before
+
+
+def test_a_change_that_a_snapshot_has_overtaken_is_not_applied(new_replica):
+    replica = new_replica([1], hard_state=HardState(1, 0, 0))
+    members = configuration_of(frozenset({1, 2}))
+    replica.node.step(Message(K.SNAP, 1, 2, 1, raft_snapshot=RaftSnapshot(5, 1, members)))
+    assert replica.node.apply_conf_change(entry_at(5, "v4")) is None
+    assert replica.state.tracker.configuration == members
+    assert replica.node.apply_conf_change(entry_at(6, "v3")) == configuration_of(
+        frozenset({1, 2, 3})
+    )
 
 
 def test_nobody_campaigns_with_a_committed_change_left_to_apply(new_replica):
@@ -161,3 +188,37 @@ def test_an_empty_report_of_the_state_machine_changes_nothing(new_replica):
     replica = new_replica()
     replica.node.step(Message(K.STORAGE_APPLY_RESP, 1, 2**64 - 2))
     assert replica.state.cursor.applied_index == 0
+
+
+def test_a_refusal_that_tells_nothing_usable_only_counts_as_one(new_replica):
+    replica = new_replica([1, 1], peer_id=2, hard_state=HardState(1, 0, 0))
+    replica.node.campaign()
+    replica.work()
+    for index, committed in [(9, 0), (1, 1), (1, 1)]:
+        replica.receive(K.VOTE_RESP, 3, log_term=1, index=index, rejected=True)
+        assert replica.state.log.commit_index == committed
+        assert replica.state.role is Role.CANDIDATE
+
+
+@pytest.mark.parametrize("pre_vote", [True, False])
+def test_a_refusal_that_tells_of_a_change_ends_the_campaign_until_it_is_applied(
+    new_replica, pre_vote
+):
+    leader_left = encode_conf_change(changes("r1"))
+    follower = new_replica(peer_id=2, pre_vote=pre_vote)
+    sent = (Entry(1, 1), Entry(1, 2, EntryKind.CONF_CHANGE_V2, leader_left))
+    follower.receive(K.APP, 1, term=1, entries=sent)
+    follower.node.campaign()
+    follower.work()
+    kind = K.PRE_VOTE_RESP if pre_vote else K.VOTE_RESP
+    follower.node.step(Message(kind, 2, 3, follower.state.term, log_term=1, index=2, rejected=True))
+    assert (follower.state.role, follower.state.log.commit_index) == (Role.FOLLOWER, 2)
+    follower.work()
+    assert follower.state.tracker.voters == {2, 3}
+
+
+def test_a_refused_vote_tells_what_is_committed_unless_told_not_to(new_replica):
+    for tells, index in [(True, 2), (False, 0)]:
+        replica = new_replica([1, 1, 1], hard_state=HardState(1, 3, 2), refusals_tell_commit=tells)
+        (answer,) = replica.receive(K.VOTE, 2, term=1, log_term=1, index=3)
+        assert (answer.rejected, answer.index, answer.log_term) == (True, index, bool(index))

@@ -97,13 +97,13 @@ def test_a_removed_leader_takes_no_proposals(new_replica):
 
 def test_a_proposal_of_nothing_is_a_bug(new_replica):
     replica = leading(new_replica)
-    with pytest.raises(InvariantViolation, match="INV-RAFT-20"):
+    with pytest.raises(InvariantViolation, match="INV-RAFT-19"):
         replica.node.propose()
 
 
 def test_the_older_form_holds_one_operation(new_replica):
     replica = leading(new_replica)
-    with pytest.raises(InvariantViolation, match="INV-RAFT-21"):
+    with pytest.raises(InvariantViolation, match="INV-RAFT-20"):
         replica.node.propose_conf_change(add(4, 5), as_v1=True)
 
 
@@ -117,8 +117,24 @@ def test_the_older_form_holds_one_operation(new_replica):
             ConfChange(),
             ["EntryConfChangeV2", "EntryConfChangeV2"],
         ),
+        (
+            add(4, transition=Transition.EXPLICIT),
+            ConfChange((), Transition.EXPLICIT),
+            ["EntryConfChangeV2", "EntryNormal"],
+        ),
+        (
+            ConfChange((), Transition.EXPLICIT),
+            ConfChange(tuple(SingleChange(ChangeOp.REMOVE, n) for n in (1, 2, 3))),
+            ["EntryNormal", "EntryNormal"],
+        ),
     ],
-    ids=["joint refuses a change", "simple cannot be left", "joint can be left"],
+    ids=[
+        "joint refuses a change",
+        "simple cannot be left",
+        "joint can be left",
+        "joint cannot be entered again",
+        "some voter must stay",
+    ],
 )
 def test_a_change_that_does_not_fit_becomes_an_empty_entry(new_replica, first, second, kinds):
     replica = leading(new_replica)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from onceflow_consensus.errors import DropReason, ReadDropped
-from onceflow_consensus.raft.messages import Entry, Message, MessageKind
+from onceflow_consensus.raft.messages import Entry, HardState, Message, MessageKind
 from onceflow_consensus.raft.options import ReadMode
+from onceflow_consensus.raft.roles import Role
 
 K = MessageKind
 
@@ -30,6 +31,19 @@ def test_a_lone_voter_answers_at_once(new_replica):
     replica.node.read_index(b"r")
     replica.work()
     assert [(read.index, read.request_context) for read in replica.reads] == [(1, b"r")]
+
+
+def test_a_lone_voter_that_restarted_waits_until_it_knows_what_it_had_committed(new_replica):
+    # Two entries were committed, and only the first commit index reached the disk.
+    replica = new_replica([1, 1], voters=(1,), hard_state=HardState(1, 1, 1))
+    replica.node.campaign()
+    while replica.state.role is not Role.LEADER:
+        replica.node.ready()
+        replica.node.advance()
+    replica.node.read_index(b"r")
+    assert replica.state.read_states == []
+    replica.work()
+    assert [read.index for read in replica.reads] == [3]
 
 
 def test_a_later_confirmation_confirms_all_earlier_reads_in_order(new_replica):

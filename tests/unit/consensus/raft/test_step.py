@@ -246,6 +246,14 @@ def test_a_stored_commit_index_outside_the_stored_log_is_a_violation(commit_inde
         RaftNode(RaftOptions(1), log)
 
 
+def test_a_state_machine_ahead_of_the_stored_commit_index_is_believed(new_replica):
+    log = new_replica([1, 1, 1], hard_state=HardState(1, 0, 1)).log
+    status = RaftNode(RaftOptions(1), log, applied_index=2).status
+    assert (status.commit_index, status.applied_index) == (2, 2)
+    with pytest.raises(InvariantViolation, match="INV-RAFT-13"):
+        RaftNode(RaftOptions(1), log, applied_index=4)
+
+
 def test_one_ready_is_finished_before_the_next_is_taken(new_replica):
     replica = new_replica(voters=(1,))
     replica.node.campaign()
