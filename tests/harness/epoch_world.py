@@ -20,7 +20,7 @@ from onceflow.decisions.marker import Handover
 from onceflow.decisions.takeover import Takeover, TakeoverOptions
 from onceflow.errors import Fenced, TransactionAborted
 from onceflow.ids import Incarnation, Offset, Partition
-from onceflow.testing.model_broker import Membership, ModelBroker
+from onceflow.testing.model_broker import Membership, ModelBroker, Producer
 
 RECORDS = 4
 PARTITIONS = (Partition("in", 0), Partition("in", 1))
@@ -75,7 +75,10 @@ class Worker:
         self.takeover: Takeover | None = None
         self.takeover_job: Any = None
         self.assignment = 0
-        self.producer = self.broker.init_transactions(self.transactional_id)
+        self.producers = [
+            self.broker.init_transactions(self.transactional_id(turn)) for turn in (0, 1)
+        ]
+        self.turn = 0
         self.memberships: dict[int, Membership] = {}
         self.positions: dict[Partition, int] = {}
         self.gate_open = False
@@ -89,9 +92,13 @@ class Worker:
         self.lost_untold: frozenset[Partition] = frozenset()
         self.in_transaction = False
 
+    def transactional_id(self, turn: int) -> str:
+        return f"app.{self.own}.{turn}"
+
     @property
-    def transactional_id(self) -> str:
-        return f"app.{self.own}.0"
+    def producer(self) -> Producer:
+        """Of the transaction that is open or ended last; the two take turns."""
+        return self.producers[self.turn]
 
     @property
     def disk(self) -> dict[Partition, set[int]]:
@@ -126,15 +133,15 @@ class Worker:
 
     def do_BeginTransaction(self, effect: fx.BeginTransaction) -> None:
         demand(not self.in_transaction, "begin within a transaction")
+        self.turn = 1 - self.turn
         self.in_transaction = True
 
     def do_OpenGate(self, effect: fx.OpenGate) -> None:
         demand(self.in_transaction and not self.unfinished, "gate opens without a transaction")
         demand(effect.stamp == self.machine.stamp, "gate opens for an old stamp")
         self.gate_open = True
-        outbox, self.outbox = self.outbox, []
-        for number in outbox:
-            self.send(number)
+        while self.outbox and self.gate_open:
+            self.send(self.outbox.pop(0))
 
     def do_CloseGate(self, effect: fx.CloseGate) -> None:
         self.gate_open = False
@@ -365,7 +372,7 @@ class Worker:
         self.handle(ev.Applied(effect.commit_epoch))
 
     def job_replace(self, argument: None, fault: Fault) -> None:
-        self.producer = self.broker.init_transactions(self.transactional_id)
+        self.producers[self.turn] = self.broker.init_transactions(self.transactional_id(self.turn))
         self.handle(ev.ProducerReady())
 
     def job_read(self, partitions: frozenset[Partition], fault: Fault) -> None:

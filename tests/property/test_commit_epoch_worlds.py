@@ -214,6 +214,11 @@ class SpentIsReused(Worker):
 
     machine_class = variant_machine("SpentIsReused", ENDING, ev.TransactionEnded, _never_spent)
 
+    def do_BeginTransaction(self, effect: fx.BeginTransaction) -> None:
+        """With one producer: with two in turn the duplicate has an epoch longer to arrive late."""
+        self.turn = 1
+        super().do_BeginTransaction(effect)
+
 
 class ReadsBeforeFence(Worker):
     """Reads the markers before it fences itself: a late EndTxn still changes them."""
