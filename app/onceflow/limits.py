@@ -210,3 +210,19 @@ partition at the default interval, more than windows can be made at in the long 
 
 POLL_ALIVE_S = 5.0
 """The poll thread turns its loop at least ten times a second; this long without is a stall."""
+
+OFFSETS_S_MAX = 5.0
+"""One reading of committed offsets; longer means that a transaction holds them back."""
+
+REPLICA_POLL_RECORDS = 10_000
+"""Records that the reader of GlobalTables asks for at once; they are written in smaller pieces."""
+
+REPLICA_POLL_S = 0.2
+"""How long that reader waits for a first record; also the longest that stopping it takes."""
+
+REPLICA_ROWS_REMEMBERED_MAX = 50_000
+"""Rows of a GlobalTable's replica that reads remember until it changes: some 10 MB."""
+
+STORE_HEARTBEAT_S = 3_600.0
+"""How often a store that nothing changes says that it is complete. A store is trusted for half of
+``delete.retention.ms``, 12 hours by default, so that a quiet one would be rebuilt otherwise."""

@@ -43,9 +43,10 @@ def install(app: AppT, conf: Any) -> None:
     """
     from onceflow.engine.agent import Agent  # noqa: PLC0415 - only apps of ours load the engine
     from onceflow.engine.consumer import TableManager  # noqa: PLC0415
+    from onceflow.engine.global_tables import GlobalTable  # noqa: PLC0415
     from onceflow.engine.sets import SetGlobalTable, SetTable  # noqa: PLC0415
     from onceflow.engine.stream import Stream  # noqa: PLC0415
-    from onceflow.engine.tables import GlobalTable, Table  # noqa: PLC0415
+    from onceflow.engine.tables import Table  # noqa: PLC0415
     from onceflow.engine.topic import Topic  # noqa: PLC0415
 
     del app

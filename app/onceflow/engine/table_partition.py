@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from onceflow.engine.expiry import Expiry, ExpiredRows
+from onceflow.engine.expiry import ExpiredRows, Expiry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -188,6 +188,13 @@ class TablePartition:
             self.cells[index] = cell
         return cell
 
+    def has(self, store_key: bytes) -> bool:
+        """Return whether the key is in the table, as the epoch sees it."""
+        cell = self.by_store_key.get(store_key)
+        if cell is not None:
+            return not (cell.fresh and cell.value is ABSENT)
+        return self.store.get(self.codec.name, store_key) is not None
+
     def value(self, key: Any) -> Any:
         """Return the value of ``key`` or ABSENT."""
         cell = self.cell(key)
@@ -288,15 +295,20 @@ class TablePartition:
 
     def items(self) -> Iterator[tuple[Any, Any]]:
         """Iterate over (key, value): the store's rows with the epoch's changes over them."""
+        key_of = self.codec.key_of
+        return ((key_of(store_key), value) for store_key, value in self.rows())
+
+    def rows(self) -> Iterator[tuple[bytes, Any]]:
+        """Iterate over (store key, value), as `items`."""
         changed = {cell.store_key: cell for cell in self.dirty}
         codec = self.codec
         for store_key, row in self.store.scan(codec.name):
             if store_key not in changed:
-                yield codec.key_of(store_key), codec.decode_value(row)
+                yield store_key, codec.decode_value(row)
         for store_key, cell in changed.items():
             value = cell.value if cell.fresh else self.read(cell)
             if value is not ABSENT:
-                yield codec.key_of(store_key), value
+                yield store_key, value
 
 
 def fold(part: TablePartition, key: Any, change: Callable[[Any], Any], default: Any) -> None:

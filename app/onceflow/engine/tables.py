@@ -99,6 +99,7 @@ class Table(faust.Table):
     Attributes:
         parts: the partitions whose tasks are open here, by number; filled and emptied by the
             engine as tasks open and close.
+        key_index_table: of a windowed table with ``key_index=True``, the table of its keys.
     """
 
     WindowWrapper = WindowWrapper
@@ -122,6 +123,7 @@ class Table(faust.Table):
         self.gate: Gate = runtime_of(app).gate
         self._verified: set[str] = set()
         self._windows: HoppingWindows | None = None
+        self.key_index_table: Table | None = None
 
     # -- life cycle: the engine opens, restores and closes; Faust's own hooks have nothing to do --
 
@@ -418,6 +420,29 @@ class Table(faust.Table):
         moment_s = windows.current(part.stream_time - windows.expires_s)[0]
         # Starts and sizes are whole seconds, so that half a second tells them apart safely.
         return expired_ranges(self.name, moment_s - windows.size_s + 0.5)[1]
+
+    def windows_deleted(self, part: TablePartition, store_keys: list[bytes]) -> None:
+        """Take keys out of the key index whose last window is being deleted."""
+        index = self.key_index_table
+        if index is None:
+            return
+        live = self._live_ranges(part)
+        codec, of_index = part.codec, index.parts[part.number]
+        for key in {codec.key_of(store_key)[0] for store_key in store_keys}:
+            windows = [codec.store_key((key, window)) for window in live]
+            if not any(map(part.has, windows)):
+                cell = of_index.cell(key)
+                if (cell.value if cell.fresh else of_index.read(cell)) is not ABSENT:
+                    of_index.delete(cell)
+
+    def _live_ranges(self, part: TablePartition) -> list[tuple[float, float]]:
+        """Return the windows that are not over and may have rows."""
+        windows = self.windows_of(cast("Any", self.window))
+        moment_s = windows.current(part.stream_time - windows.expires_s)[0]
+        newest_s = windows.current(part.stream_time)[0]
+        count = int((newest_s - moment_s + windows.size_s) // windows.step_s)
+        ranges = (windows.current(newest_s - n * windows.step_s) for n in range(count))
+        return [window for window in ranges if window[1] > moment_s]
 
     def closes_windows(self) -> bool:
         """Return whether somebody wants to be told of windows that are over."""

@@ -84,20 +84,22 @@ class Tasks:
         """Where the stores are: beside Faust's own tables, which are never touched."""
         return Path(self.runtime.app.conf.appdir) / "onceflow"
 
-    async def identify(self) -> None:
-        """Learn which cluster and which changelog topics the state belongs to."""
+    async def identify(self) -> StoreIdentity:
+        """Learn which cluster and which changelog topics the state belongs to; asked once."""
+        if self._identity is not None:
+            return self._identity
         names = {t.name: t.changelog_topic_name for t in self.runtime.sources()}
-        topics = await self.runtime.admin.topics(set(names.values()))
+        topics = await self.runtime.clients.admin.topics(set(names.values()))
         self._identity = StoreIdentity(
             app=self.runtime.app.conf.id,
-            cluster_id=await self.runtime.admin.cluster_id(),
+            cluster_id=await self.runtime.clients.admin.cluster_id(),
             changelog_topic_ids={t: topics[topic].topic_id for t, topic in names.items()},
         )
+        return self._identity
 
     async def restore(self, partitions: Iterable[Partition]) -> None:
         """Open the tasks of these input partitions and bring their stores up to date."""
-        if self._identity is None:
-            await self.identify()
+        identity = await self.identify()
         opened: dict[TaskId, frozenset[Partition]] = {
             task: frozenset(inputs)
             for task, inputs in tasks_of(
@@ -112,7 +114,9 @@ class Tasks:
             tables = self._tables(task)
             if not tables:
                 continue
-            store = self._open(task, list(tables))
+            path = self.directory / f"{task.partition_count}-{task.number}"
+            store = self.open_store(path, identity, list(tables))
+            self._report_rebuilds(task, store)
             self.stores[task] = store
             for name, table in tables.items():
                 changelog = Partition(table.changelog_topic_name, task.number)
@@ -120,21 +124,21 @@ class Tasks:
                 restoring[changelog] = _Restoring(task, name, loader, store)
         if restoring:
             await self._replay(restoring)
+        await self.runtime.replicas.caught_up()
         for task in opened:
             for table in self._tables(task).values():
                 table.open_part(task.number, self.stores[task])
             self.runtime.health.task(task, TaskState.RUNNING)
+        self.runtime.replicas.partitions_changed()
+        for table in self.runtime.tables():
+            await table.call_recover_callbacks()
 
-    def _open(self, task: TaskId, tables: list[str]) -> TaskStore:
+    def open_store(self, path: Path, identity: StoreIdentity, tables: list[str]) -> TaskStore:
+        """Open a store within the memory budget of the process."""
         if self._budget is None:
             self._budget = MemoryBudget(int(self.runtime.settings.state_memory_bytes))
-        identity = self._identity
-        if identity is None:
-            message = "tasks are opened after identify()"
-            raise RuntimeError(message)
-        path = self.directory / f"{task.partition_count}-{task.number}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        store = TaskStore.open(
+        return TaskStore.open(
             path,
             identity,
             tables,
@@ -142,20 +146,27 @@ class Tasks:
             now_ms=wall_ms(),
             trusted_for_ms=DELETE_RETENTION_MS // 2,
         )
+
+    def now_ms(self) -> int:
+        """Return the wall clock in ms."""
+        return wall_ms()
+
+    def _report_rebuilds(self, task: TaskId, store: TaskStore) -> None:
+        """Say which tables of a store start empty, and why."""
         for name, reason in store.rebuild_reasons.items():
             log.warning(LogEvent.STORE_REBUILT, task=str(task), table=name, reason=str(reason))
-        return store
 
     async def _replay(self, restoring: dict[Partition, _Restoring]) -> None:
         """Replay changelogs until each position reaches its high watermark."""
         started_s = time.monotonic()
         positions: dict[Partition, int] = {}
-        marks = await self.runtime.admin.watermarks(restoring)
+        marks = await self.runtime.clients.admin.watermarks(restoring)
         for partition, each in restoring.items():
-            each.store.check_position(each.table, marks[partition].high)
+            if not each.store.check_position(each.table, marks[partition].high):
+                self._report_rebuilds(each.task, each.store)
             position = each.store.changelog_position(each.table)
             positions[partition] = LOG_START if position is None else position
-        reader = await asyncio.to_thread(ChangelogReader, self.runtime.client_config, positions)
+        reader = await asyncio.to_thread(ChangelogReader, self.runtime.clients.config, positions)
         try:
             records = await self._read_up(reader, restoring)
         finally:
@@ -215,7 +226,10 @@ class Tasks:
                 if number == task.number and name in self._tables(task)
             }
             if changes and task.number in numbers:
+                before = {name: store.changelog_position(name) or 0 for name in changes}
                 store.apply(changes, now_ms=wall_ms())
+                for name, change in changes.items():
+                    self.runtime.replicas.feed(name, task.number, before[name], change)
 
     def close(self, partitions: Iterable[Partition]) -> None:
         """Close the tasks that any of these partitions belongs to."""
@@ -228,6 +242,7 @@ class Tasks:
             if store is not None:
                 store.close()
             self.runtime.metrics.task_closed(task)
+        self.runtime.replicas.partitions_changed()
         self.runtime.health.assigned(list(self.partitions))
 
     def close_all(self) -> None:

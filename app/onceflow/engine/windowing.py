@@ -7,9 +7,9 @@ keys. Store keys put the window's start first, so that what expires lies togethe
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from faust.tables.wrappers import WindowSet as FaustWindowSet
 from faust.tables.wrappers import WindowWrapper as FaustWindowWrapper
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from onceflow.engine.table_partition import TableCodec
-
-import orjson
 
 
 class WindowedCodec:
@@ -103,6 +101,7 @@ class WindowWrapper(FaustWindowWrapper):
     def __init__(self, table: Any, **options: Any) -> None:
         super().__init__(table, **options)
         self._ranges: dict[int, list[tuple[float, float]]] = {}
+        table.key_index_table = self.key_index_table
         self._window: Any = table.window
         self._step: float = table.window.step
         self._is_relative_to_stream = self._get_relative_timestamp == table._relative_event  # noqa: SLF001
@@ -121,10 +120,6 @@ class WindowWrapper(FaustWindowWrapper):
     def newest(self, timestamp: float) -> tuple[float, float]:
         """Return the newest window at ``timestamp``."""
         return self.ranges(timestamp)[-1]
-
-    def relative_to_now(self) -> Any:
-        """Make the table relative to the system clock."""
-        return self.clone(relative_to=lambda event=None: time.time())  # noqa: TID251, ARG005
 
     def get_timestamp(self, event: Any = None) -> float:
         """Return the time that selects the windows of ``event`` (default: the current record)."""
