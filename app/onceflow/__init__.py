@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onceflow.columns.batch import RecordBatch
+    from onceflow.engine.aggregates import Output, WindowedAggregate, Windows
     from onceflow.engine.app import App
 
-__all__ = ["App", "RecordBatch"]
+__all__ = ["App", "Output", "RecordBatch", "WindowedAggregate", "Windows"]
 
-_HOMES = {"App": "onceflow.engine.app", "RecordBatch": "onceflow.columns.batch"}
+_HOMES = {
+    "App": "onceflow.engine.app",
+    "Output": "onceflow.engine.aggregates",
+    "RecordBatch": "onceflow.columns.batch",
+    "WindowedAggregate": "onceflow.engine.aggregates",
+    "Windows": "onceflow.engine.aggregates",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -226,3 +226,10 @@ REPLICA_ROWS_REMEMBERED_MAX = 50_000
 STORE_HEARTBEAT_S = 3_600.0
 """How often a store that nothing changes says that it is complete. A store is trusted for half of
 ``delete.retention.ms``, 12 hours by default, so that a quiet one would be rebuilt otherwise."""
+
+CAREFUL_RECORDS_MAX = 1_024
+"""Records of the last small epoch after a lost owner; then its partition is read at will. An epoch at
+full speed holds some 10,000, so that a record which kills the process is found in a few lives more."""
+
+CAREFUL_GROWTH = 4
+"""How small epochs after a lost owner grow: six epochs from 1 to 1,024 records, some 40 ms."""

@@ -6,12 +6,19 @@ output topic: state changes go out once per window and commit, results too.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from mode.utils.times import want_seconds
 
 from onceflow.columns.aggregate import WindowedFold
-from onceflow.columns.spec import RECORD_TIMESTAMP, AggregateSpec, json_object, key_at_start
+from onceflow.columns.spec import (
+    RECORD_TIMESTAMP,
+    AggregateSpec,
+    ChangedWindows,
+    json_object,
+    key_at_start,
+)
 from onceflow.engine.expiry import Expiry
 from onceflow.engine.records import current_record
 from onceflow.engine.runtime import runtime_of
@@ -46,6 +53,38 @@ class _Part:
         return next(iter(self.store.scan(self.name, start, stop)), None) is None
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Which windows an aggregate has; times in seconds or as `datetime.timedelta`.
+
+    Attributes:
+        size: length of a window.
+        step: distance of their starts; ``size`` (tumbling) when None, less for hopping ones.
+        expires: how long after its end, in event time, a window is kept; None: for ever.
+        timestamp: ``record`` for the record's timestamp, or a JSON field in milliseconds.
+    """
+
+    size: Any
+    step: Any = None
+    expires: Any = None
+    timestamp: str = RECORD_TIMESTAMP
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where changed windows go, once each per commit.
+
+    Attributes:
+        topic: the output topic.
+        keys, values: functions from the changed windows' columns to lists of bytes; by default
+            ``key@start`` and a JSON object of the aggregates.
+    """
+
+    topic: Any
+    keys: Callable[[ChangedWindows], list[bytes]] = key_at_start
+    values: Callable[[ChangedWindows], list[bytes]] = json_object
+
+
 class WindowedAggregate:
     """Count, sum, minimum, maximum and mean per key and window, without a Python loop per record.
 
@@ -53,7 +92,7 @@ class WindowedAggregate:
     `update` with each batch of an agent::
 
         totals = app.windowed_aggregate(
-            "totals", value="amount", aggregates=("count", "sum"), size=10.0, output=out
+            "totals", 10.0, value="amount", aggregates=("count", "sum"), output=out
         )
 
         @app.agent(orders)
@@ -64,52 +103,50 @@ class WindowedAggregate:
     Args:
         app: the application.
         name: names the state and its changelog ``<app>-<name>-changelog``.
+        windows: `Windows`, or the size of tumbling windows in seconds.
         key: JSON field to group by; None groups by the record's key.
         value: JSON field that is aggregated; None only counts.
         aggregates: of ``count``, ``sum``, ``min``, ``max``, ``mean``.
-        size: length of a window, seconds.
-        step: distance of windows in seconds; ``size`` (tumbling) when None.
-        timestamp: ``record`` for the record's timestamp, or a JSON field in milliseconds.
-        expires: seconds after its end, in event time, that a window is kept; None: for ever.
-        output: topic that receives each changed window once per commit, or None.
-        output_keys, output_values: functions from the changed windows' columns to lists of bytes.
+        output: topic or `Output` that receives each changed window once per commit, or None.
         partitions: partition count of the changelog; that of the source topic.
     """
 
     layout = KeyLayout.PLAIN
 
-    def __init__(  # noqa: PLR0913 - one declaration, all by name
+    def __init__(
         self,
         app: Any,
         name: str,
+        windows: Any,
         *,
-        size: Any,
         key: str | None = None,
         value: str | None = None,
         aggregates: tuple[str, ...] = ("count",),
-        step: Any = None,
-        timestamp: str = RECORD_TIMESTAMP,
-        expires: Any = None,
         output: Any = None,
-        output_keys: Callable[..., list[bytes]] = key_at_start,
-        output_values: Callable[..., list[bytes]] = json_object,
         partitions: int | None = None,
     ) -> None:
-        size_ms = round(want_seconds(size) * 1000)
+        if not isinstance(windows, Windows):
+            windows = Windows(windows)
+        if output is not None and not isinstance(output, Output):
+            output = Output(output)
+        size_ms = _ms(windows.size)
         self.app = app
         self.name = name
-        self.output = output
+        self.output: Output | None = output
         self.spec = AggregateSpec(
             name,
             key,
             value,
             aggregates,
             size_ms,
-            size_ms if step is None else round(want_seconds(step) * 1000),
-            timestamp,
-            None if expires is None else round(want_seconds(expires) * 1000),
+            size_ms if windows.step is None else _ms(windows.step),
+            windows.timestamp,
+            None if windows.expires is None else _ms(windows.expires),
         )
-        self.fold = WindowedFold(self.spec, output_keys=output_keys, output_values=output_values)
+        functions = output or Output(None)
+        self.fold = WindowedFold(
+            self.spec, output_keys=functions.keys, output_values=functions.values
+        )
         self.changelog_topic = app.topic(
             f"{app.conf.id}-{name}-changelog",
             partitions=partitions,
@@ -196,7 +233,7 @@ class WindowedAggregate:
             self._sealed[number] = rows
             if self.output is not None:
                 values = cast("list[bytes | None]", folded.output_values)
-                topic = self.output.get_topic_name()
+                topic = self.output.topic.get_topic_name()
                 await produce_all(transaction, topic, None, folded.output_keys, values)
                 emitted += len(values)
         return emitted
@@ -216,3 +253,7 @@ class WindowedAggregate:
         self.fold.abort()
         self._touched.clear()
         self._sealed.clear()
+
+
+def _ms(seconds: Any) -> int:
+    return round(want_seconds(seconds) * 1000)

@@ -31,9 +31,9 @@ class App(faust.App):
         options["broker"] = _broker(options.get("broker", "onceflow://localhost:9092"))
         super().__init__(id, **options)
 
-    def windowed_aggregate(self, name: str, **options: Any) -> WindowedAggregate:
+    def windowed_aggregate(self, name: str, windows: Any, **options: Any) -> WindowedAggregate:
         """Declare a columnar windowed aggregate for batch agents; see `WindowedAggregate`."""
-        return WindowedAggregate(self, name, **options)
+        return WindowedAggregate(self, name, windows, **options)
 
 
 def _broker(broker: Any) -> Any:

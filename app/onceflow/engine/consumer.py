@@ -17,6 +17,7 @@ from mode import Service
 
 from onceflow.decisions import epoch_events as ev
 from onceflow.engine.epochs import Epochs
+from onceflow.engine.global_tables import GlobalReads
 from onceflow.engine.runtime import Runtime, runtime_of
 from onceflow.observe.events import LogEvent
 from onceflow.observe.health import Heartbeat, WorkerState
@@ -70,10 +71,10 @@ class Consumer(FaustConsumer):
             return
         changelogs = self.app.tables.changelog_topics
         names = [t for t in topics if t not in changelogs and t not in self.runtime.replies.names()]
+        await self.runtime.describe_topics(names)
         if not names:
             log.info(LogEvent.NOTHING_SUBSCRIBED)
             return
-        await self.runtime.describe_topics(names)
         await self.runtime.inflow.subscribe(names)
 
     def assigned_by_group(self, assignment: Assignment) -> None:
@@ -201,12 +202,12 @@ class Consumer(FaustConsumer):
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
         """Return end offsets, asked from the brokers."""
-        marks = await self.runtime.admin.watermarks(cast("Any", partitions))
+        marks = await self.runtime.clients.admin.watermarks(cast("Any", partitions))
         return {TP(p.topic, p.number): mark.high for p, mark in marks.items()}
 
     async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
         """Return log start offsets."""
-        marks = await self.runtime.admin.watermarks(cast("Any", partitions))
+        marks = await self.runtime.clients.admin.watermarks(cast("Any", partitions))
         return {TP(p.topic, p.number): mark.low for p, mark in marks.items()}
 
     def key_partition(self, topic: str, key: bytes | None, partition: int | None = None) -> int:
@@ -242,8 +243,11 @@ class TableManager(FaustTableManager):
         self._tables_finalized.set()
         for table in self.values():
             await table.maybe_start()
-        for aggregate in runtime_of(self.app).aggregates:
+        runtime = runtime_of(self.app)
+        for aggregate in runtime.aggregates:
             await aggregate.changelog_topic.maybe_declare()
+        if runtime.is_worker:
+            await runtime.replicas.start([t for t in self.values() if isinstance(t, GlobalReads)])
         self._tables_registered.set()
 
     async def on_stop(self) -> None:

@@ -20,6 +20,7 @@ from onceflow.decisions.crash_points import CrashPoint
 from onceflow.decisions.epoch_positions import EpochKind
 from onceflow.decisions.marker import Handover
 from onceflow.engine.takeover import TakeoverDriver
+from onceflow.engine.work import EpochWork
 from onceflow.errors import (
     DataAtRisk,
     OnceflowError,
@@ -60,6 +61,7 @@ class Epochs:
 
     def __init__(self, runtime: Runtime, own: Incarnation) -> None:
         self.runtime = runtime
+        self.work = EpochWork(runtime)
         self.machine = CommitEpochs(own)
         self.memberships: dict[int, object] = {}
         self.ready = asyncio.Event()
@@ -116,10 +118,7 @@ class Epochs:
         try:
             while not self.stopped.is_set():
                 while self._events:
-                    for effect in self.machine.handle(self._events.popleft()):
-                        done = self._perform[type(effect)](effect)
-                        if done is not None:
-                            await done
+                    await self._take(self._events.popleft())
                 if self.machine.state is EpochState.UNASSIGNED and self.runtime.sender.waiting:
                     await self._send_unassigned()
                     continue
@@ -130,17 +129,23 @@ class Epochs:
         except Exception as error:  # noqa: BLE001 - loop root
             self.runtime.fail(error)
 
+    async def _take(self, event: ev.EpochEvent) -> None:
+        for effect in self.machine.handle(event):
+            done = self._perform[type(effect)](effect)
+            if done is not None:
+                await done
+
     async def _send_unassigned(self) -> None:
         """Commit sends of timers and tasks while no partition is ours.
 
         There are no offsets to commit with them, so this transaction is outside of the protocol;
         it runs between events, so that no epoch can begin beside it.
         """
-        transaction, sender = self.runtime.transaction, self.runtime.sender
+        transaction, sender = self.runtime.clients.transaction, self.runtime.sender
         transaction.begin()
         sender.begin(transaction)
         sender.close()
-        result = await self.runtime.transaction_thread.run(
+        result = await self.runtime.clients.transaction_thread.run(
             _flush_and_commit, transaction, timeout_s=FLUSH_S_MAX + COMMIT_S_MAX
         )
         if result.outcome is EndOutcome.COMMITTED:
@@ -148,12 +153,12 @@ class Epochs:
         elif result.outcome is EndOutcome.UNKNOWN or result.outcome is EndOutcome.FENCED:
             sender.unknown()
         else:
-            await self.runtime.transaction_thread.run(
+            await self.runtime.clients.transaction_thread.run(
                 transaction.abort_transaction, COMMIT_S_MAX, timeout_s=COMMIT_S_MAX * 2
             )
             sender.aborted()
         if result.outcome is not EndOutcome.COMMITTED or result.spent:
-            await self.runtime.replace_producer()
+            await self.runtime.clients.replace_producer()
 
     def wake(self) -> None:
         """Let a send be looked at that waits for a transaction."""
@@ -235,8 +240,8 @@ class Epochs:
     # -- the gate --
 
     def _begin_transaction(self, effect: fx.BeginTransaction) -> None:
-        self.runtime.take_turns()
-        self.runtime.transaction.begin()
+        self.runtime.clients.take_turns()
+        self.runtime.clients.transaction.begin()
         self.runtime.metrics.transaction_begun()
         del effect
 
@@ -251,9 +256,9 @@ class Epochs:
 
     def _open_now(self, effect: fx.OpenGate) -> None:
         self._opening = None
-        self.runtime.restamp(effect.stamp)
-        self.runtime.sender.begin(self.runtime.transaction)
-        self.runtime.opened()
+        self.work.restamp(effect.stamp)
+        self.runtime.sender.begin(self.runtime.clients.transaction)
+        self.work.opened()
         if self._closed_at_s:
             self._phases["closed"] = time.monotonic() - self._closed_at_s
             self._closed_at_s = 0.0
@@ -290,7 +295,7 @@ class Epochs:
         offsets: dict[Partition, Offset] = dict(self.machine.committed_offsets)
         for partition, position in self.runtime.gate.committable().items():
             offsets[partition] = max(offsets[partition], position)  # pyright: ignore[reportArgumentType]
-        self.post(ev.Drained(self.machine.commit_epoch, offsets, self.runtime.has_effects()))
+        self.post(ev.Drained(self.machine.commit_epoch, offsets, self.work.has_effects()))
 
     def _cancel_drain(self) -> None:
         if self._drain is not None:
@@ -304,7 +309,7 @@ class Epochs:
         self._phases["process"] = started_s - self.opened_s
         self.runtime.crash(CrashPoint.BEFORE_PRODUCE)
         try:
-            await self.runtime.seal()
+            await self.work.seal()
         except SerializationError as error:
             self.runtime.failures.seal_failed(error)
             self.post(ev.SendFailed(effect.commit_epoch, ev.SendFailure.ABORTABLE))
@@ -341,7 +346,7 @@ class Epochs:
         if before is not None:
             self.runtime.crash(before)
         bound_s = FLUSH_S_MAX + SEND_OFFSETS_S_MAX + COMMIT_S_MAX
-        answer = await self.runtime.transaction_thread.run(
+        answer = await self.runtime.clients.transaction_thread.run(
             self._transaction_job, effect, offsets, timeout_s=bound_s
         )
         if after is not None:
@@ -352,7 +357,7 @@ class Epochs:
         self, effect: fx.CommitTransaction, offsets: fx.SendOffsets | None
     ) -> ev.EpochEvent:
         """Flush, send offsets, commit: on the transaction thread, the first failure ends it."""
-        transaction, crash = self.runtime.transaction, self.runtime.crash
+        transaction, crash = self.runtime.clients.transaction, self.runtime.crash
         started_s = time.monotonic()
         try:
             crash(CrashPoint.BEFORE_FLUSH)
@@ -384,10 +389,12 @@ class Epochs:
         self._spawn(self._abort(effect))
 
     async def _abort(self, effect: fx.AbortTransaction) -> None:
-        result: EndResult = await self.runtime.transaction_thread.run(
-            self.runtime.transaction.abort_transaction, COMMIT_S_MAX, timeout_s=COMMIT_S_MAX * 2
+        result: EndResult = await self.runtime.clients.transaction_thread.run(
+            self.runtime.clients.transaction.abort_transaction,
+            COMMIT_S_MAX,
+            timeout_s=COMMIT_S_MAX * 2,
         )
-        self.runtime.committed(TransactionOutcome.ABORTED, self._phases)
+        self.work.committed(TransactionOutcome.ABORTED, self._phases)
         self.post(
             ev.Aborted(
                 effect.commit_epoch, result.spent or result.outcome is not EndOutcome.ABORTED
@@ -396,9 +403,9 @@ class Epochs:
 
     def _apply(self, effect: fx.Apply) -> None:
         self.runtime.crash(CrashPoint.BEFORE_APPLY)
-        self.runtime.apply(effect.partitions)
+        self.work.apply(effect.partitions)
         self.runtime.crash(CrashPoint.AFTER_APPLY)
-        self.runtime.committed(TransactionOutcome.COMMITTED, self._phases)
+        self.work.committed(TransactionOutcome.COMMITTED, self._phases)
         self._phases.clear()
         self.post(ev.Applied(effect.commit_epoch))
 
@@ -409,15 +416,15 @@ class Epochs:
             self.runtime.sender.unknown()
         self._cancel_drain()
         self._close_pending_opening()
-        await self.runtime.drop_attempt(effect.stamp)
+        await self.work.drop_attempt(effect.stamp)
 
     async def _rewind(self, effect: fx.Rewind) -> None:
-        await self.runtime.start_at(effect.offsets)
+        await self.work.start_at(effect.offsets)
 
     async def _forget_partitions(self, effect: fx.ForgetPartitions) -> None:
         self._cancel_drain()
-        await self.runtime.forget(effect.partitions)
-        self.runtime.restamp(effect.stamp)
+        await self.work.forget(effect.partitions)
+        self.work.restamp(effect.stamp)
 
     def _finish_revoke(self, _: fx.FinishRevoke) -> None:
         self._revoked.set()
@@ -429,7 +436,7 @@ class Epochs:
 
     async def _replace(self) -> None:
         try:
-            await self.runtime.replace_producer()
+            await self.runtime.clients.replace_producer()
         except Unreachable as error:
             log.warning(LogEvent.PRODUCER_SPENT, error=str(error))
             self.post(ev.Failed(str(error), exit_code=3))
@@ -443,7 +450,7 @@ class Epochs:
         deadline_s = time.monotonic() + self.runtime.settings.transaction_timeout_ms / 1000 * 2
         while True:
             try:
-                markers = await self.runtime.read_offsets(partitions, Stability.STABLE)
+                markers = await self.runtime.clients.read_offsets(partitions, Stability.STABLE)
             except (Pending, Unreachable) as error:
                 if time.monotonic() > deadline_s:
                     self.post(ev.Failed(str(error), exit_code=3))

@@ -277,7 +277,7 @@ class Failures:
         stack = ("onceflow-stack", error.encode()[-DEAD_LETTER_HEADER_BYTES_MAX:])
         original = run.headers[index] if run.headers is not None else None
         topic = self.runtime.dead_letter_topic
-        transaction = self.runtime.transaction
+        transaction = self.runtime.clients.transaction
         key, value = run.keys[index], run.values[index]
         try:
             transaction.produce(

@@ -79,11 +79,6 @@ class Cursor:
         self.errors.append(error)
         self._wake()
 
-    def nudge(self) -> None:
-        """Wake a taker that holds records, so that it sees the gate closing."""
-        if self.parked:
-            self._wake()
-
     def _wake(self) -> None:
         while self.waiters:
             waiter = self.waiters.popleft()
@@ -162,10 +157,6 @@ class Cursor:
         for _ in range(len(self.waiters)):
             self._wake()
 
-    def is_reading(self, partition: Partition) -> bool:
-        """Return whether records of ``partition`` wait here."""
-        return any(batch.partition == partition for batch in self._unfinished())
-
     async def wait(self) -> None:
         """Wait until a batch is pushed, an error is thrown or a closing gate nudges."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -193,12 +184,6 @@ class Cursor:
         batch.readers_left -= 1
         if batch.readers_left == 0:
             self.finished(batch)
-
-    def admitted(self, batch: Batch) -> int:
-        """Return the index behind the last record of ``batch`` that a closing gate admits."""
-        limit = self.gate.limits.get(batch.partition)
-        offsets = batch.run.offsets
-        return bisect_left(offsets, limit) if limit is not None else len(offsets)
 
     def position(self, partition: Partition) -> int | None:
         """Return the next offset to hand out, or None where this cursor reads nothing of it."""
@@ -230,12 +215,12 @@ class Cursor:
 
     def reset(self) -> None:
         """Forget everything read: the attempt is aborted, `start` gives new positions."""
-        self.forget(frozenset(self.done) | {b.partition for b in self._unfinished()})
+        self.forget(frozenset(self.done) | {b.partition for b in self.unfinished()})
         self.in_progress = 0
 
     def forget(self, partitions: frozenset[Partition]) -> None:
         """Forget partitions that are not ours any more, with what was read of them."""
-        dropped = [b for b in self._unfinished() if b.partition in partitions]
+        dropped = [b for b in self.unfinished() if b.partition in partitions]
         self.batches = deque(b for b in self.batches if b.partition not in partitions)
         if self.batch is not None and self.batch.partition in partitions:
             self.batch = None
@@ -246,7 +231,8 @@ class Cursor:
             self.begun.pop(batch, None)
             self._release(batch)
 
-    def _unfinished(self) -> list[Batch]:
+    def unfinished(self) -> list[Batch]:
+        """Return the batches with unread records."""
         return [*([self.batch] if self.batch is not None else []), *self.batches]
 
 
@@ -308,7 +294,9 @@ class Gate:
             if reached:
                 self.limits[partition] = max(*reached, self.targets.get(partition, 0))
         for cursor in self.cursors:
-            cursor.nudge()
+            if cursor.parked:
+                # A taker holds records: it has to see the gate closing.
+                cursor.wake_all()
         self.progress.set()
 
     def only_read(self, only: frozenset[Partition] | None) -> None:
@@ -342,6 +330,12 @@ class Gate:
                 if position is not None and position < limit:
                     return False
         return True
+
+    def admitted(self, batch: Batch) -> int:
+        """Return the index behind the last record of ``batch`` that the closing gate admits."""
+        limit = self.limits.get(batch.partition)
+        offsets = batch.run.offsets
+        return bisect_left(offsets, limit) if limit is not None else len(offsets)
 
     async def wait_drained(self) -> None:
         """Wait until `is_drained`; the caller bounds the time."""

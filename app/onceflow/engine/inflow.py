@@ -63,7 +63,7 @@ class Inflow:
         if self.poll is None:
             settings = self.runtime.settings
             config = consumer_config(
-                self.runtime.client_config,
+                self.runtime.clients.config,
                 self.runtime.app.conf.id,
                 worker_id=settings.worker_id,
                 protocol=GroupProtocol(settings.group_protocol.value),
@@ -79,7 +79,7 @@ class Inflow:
                 on_assigned=self.on_assigned,
                 on_revoked=self.on_revoked,
                 on_lost=self.on_lost,
-                on_failure=self.on_failure,
+                on_failure=self.runtime.failures.client_failed,
                 bounds=Bounds(
                     run_records_max=settings.run_records,
                     flight_records_max=settings.in_flight_records,
@@ -199,10 +199,6 @@ class Inflow:
         self.runtime.epochs.post(ev.Lost(partitions))
         await cast("Any", self.runtime.app.consumer).revoked_by_group(partitions)
         self.runtime.metrics.rebalance(RebalanceKind.LOST, 0.0)
-
-    def on_failure(self, error: BaseException) -> None:
-        """Judge an error of the poll thread: passing ones are logged, others end the worker."""
-        self.runtime.failures.client_failed(error)
 
     # -- measures --
 

@@ -101,7 +101,7 @@ class Isolation:
         if runs and not self.performed:
             self.performed = True
             for cursor in self.runtime.inflow.cursors(partition):
-                if not cursor.is_reading(partition):
+                if all(batch.partition != partition for batch in cursor.unfinished()):
                     cursor.start(partition, offset)
             self.runtime.gate.targets[partition] = offset
             self.runtime.epochs.post(ev.CommitDue(ev.CommitReason.ISOLATION))

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from faust.transport.producer import Producer as FaustProducer
 from faust.types import TP
-from mode.utils.times import want_seconds
 
+from onceflow.engine.declaring import TopicArguments, replication_factor, topic_config
 from onceflow.errors import TopologyError
 from onceflow.kafka.partitioner import partition_for
 from onceflow.limits import PRODUCER_STOP_S
@@ -47,6 +47,7 @@ class Producer(FaustProducer):
     ) -> Awaitable[RecordMetadata]:
         """Send an encoded record in the epoch, or through the outbox."""
         del transactional_id
+        await self.runtime.declarations.ensure(topic)
         return self.runtime.sender.send(topic, key, value, partition, timestamp, headers)
 
     async def send_and_wait(
@@ -62,25 +63,17 @@ class Producer(FaustProducer):
     ) -> RecordMetadata:
         """Send and await the answer: at once for a record, after the commit from outside."""
         del transactional_id
-        return await self.runtime.sender.send(topic, key, value, partition, timestamp, headers)
+        return await (await self.send(topic, key, value, partition, timestamp, headers))
 
     def send_soon(self, fut: FutureMessage) -> None:
         """Send from code that cannot await."""
-        message = fut.message
-        sent = self.runtime.sender.send(
-            cast("Any", message.channel).get_topic_name(),
-            cast("bytes | None", message.key),
-            cast("bytes | None", message.value),
-            message.partition,
-            message.timestamp,
-            message.headers,
-        )
-        self.runtime.sender.call_back(sent, fut)
+        name = cast("Any", fut.message.channel).get_topic_name()
+        self.runtime.sender.send_message(name, fut)
 
     async def flush(self) -> None:
         """Wait for sends outside of transactions; those inside are flushed by their commit."""
         if not self.runtime.is_worker:
-            await self.runtime.flush_plain(PRODUCER_STOP_S)
+            await self.runtime.clients.flush_plain(PRODUCER_STOP_S)
 
     async def create_topic(  # noqa: PLR0913 - Faust's signature
         self,
@@ -101,18 +94,14 @@ class Producer(FaustProducer):
             TopologyError: it exists with another partition count.
         """
         del ensure_created, timeout
-        policies = [
-            name for name, wanted in (("compact", compacting), ("delete", deleting)) if wanted
-        ]
-        settings = {name: str(value) for name, value in (config or {}).items()}
-        if policies:
-            settings.setdefault("cleanup.policy", ",".join(policies))
-        if retention:
-            settings.setdefault("retention.ms", str(int(want_seconds(retention) * 1000)))
-        description = await self.runtime.admin.create_topic(
-            topic, partitions, replication_factor=replication or -1, config=settings
+        described = TopicArguments(config or {}, compacting, deleting, retention)
+        description = await self.runtime.clients.admin.create_topic(
+            topic,
+            partitions,
+            replication_factor=replication_factor(self.app, replication),
+            config=topic_config(described),
         )
-        self.runtime.partition_counts_known[topic] = description.partition_count
+        self.runtime.declarations.seen(topic, description)
 
     def key_partition(self, topic: str, key: bytes | None) -> TP:
         """Return where a key goes: murmur2, as Java's producer decides.

@@ -63,7 +63,7 @@ class Replies:
                 names = wanted
                 positions = {Partition(name, 0): -1 for name in names}
                 reader = await asyncio.to_thread(
-                    ChangelogReader, self.runtime.client_config, positions
+                    ChangelogReader, self.runtime.clients.config, positions
                 )
             for run in await asyncio.to_thread(reader.poll, _POLL_RECORDS, _POLL_S):
                 readers = self.topics[run.topic]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +22,7 @@ from faust.types.tuples import RecordMetadata
 from onceflow.engine.records import RecordEvent, current_event_ref
 from onceflow.errors import (
     ConfigError,
+    OnceflowError,
     OutcomeUnknown,
     OutsideRecord,
     SerializationError,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from faust.types import FutureMessage
 
+    from onceflow.engine.declaring import Declarations
     from onceflow.engine.gate import Gate
     from onceflow.kafka.plain import PlainProducer
     from onceflow.kafka.producer import TransactionalProducer
@@ -98,6 +101,7 @@ class Sender:
     """Where every send of the application goes.
 
     Fields:
+        existing: topics known to exist; who can await makes others first (`Declarations`).
         arrived: called when an entry has to wait, so that a worker without partitions commits it.
         transaction: the producer whose transaction is open, or None between epochs.
         waiting: outbox entries not produced in the present attempt, oldest first.
@@ -106,8 +110,12 @@ class Sender:
         sent: records of the present epoch sent for records.
     """
 
-    def __init__(self, gate: Gate, plain: Callable[[], PlainProducer]) -> None:
+    def __init__(
+        self, gate: Gate, plain: Callable[[], PlainProducer], declarations: Declarations
+    ) -> None:
         self.gate = gate
+        self.declarations = declarations
+        self.existing = declarations.existing
         self.transaction: TransactionalProducer | None = None
         self.waiting: deque[OutboxEntry] = deque()
         self.in_epoch: list[OutboxEntry] = []
@@ -140,7 +148,11 @@ class Sender:
             OutsideRecord: the record it is sent for is finished already.
             StaleAttempt: the attempt it belongs to was aborted; it is dropped.
         """
+        if topic not in self.existing:
+            self.declarations.ensure_soon(topic)
         timestamp_ms = None if timestamp is None else self._timestamp_ms(topic, timestamp)
+        if headers is not None:
+            headers = _header_list(topic, headers)
         delivery = self._delivery.get(delivery)
         if delivery != "exactly_once":
             return self._send_outside(topic, key, value, partition, timestamp_ms, headers, delivery)
@@ -153,10 +165,10 @@ class Sender:
         if transaction is None:
             raise StaleAttempt(f"No epoch is open for the send to {topic}; it is dropped.")
         try:
-            transaction.produce(topic, value, key, partition, timestamp_ms, _header_list(headers))
+            transaction.produce(topic, value, key, partition, timestamp_ms, headers)
         except ProducerFull:
             self._make_room(transaction)
-            transaction.produce(topic, value, key, partition, timestamp_ms, _header_list(headers))
+            transaction.produce(topic, value, key, partition, timestamp_ms, headers)
         self.sent += 1
         self.sent_bytes += (len(value) if value else 0) + (len(key) if key else 0)
         self.produced[topic] = self.produced.get(topic, 0) + 1
@@ -188,12 +200,14 @@ class Sender:
         timestamp_ms = int(timestamp * 1000)
         ahead_ms = timestamp_ms - time.time() * 1000  # noqa: TID251 - the broker's limit is wall time
         if ahead_ms > TIMESTAMP_AHEAD_MAX_MS:
-            raise SerializationError(
-                f"The timestamp of a record for {topic} is {ahead_ms / 1000:.0f} s ahead of the "
-                "clock; the broker refuses more than an hour (message.timestamp.after.max.ms), "
-                "again at every replay. Nothing of it was sent. Correct the timestamp, or leave "
-                "it out."
-            )
+            bound_ms = self.declarations.timestamp_ahead_ms(topic)
+            if ahead_ms > bound_ms:
+                raise SerializationError(
+                    f"The timestamp of a record for {topic} is {ahead_ms / 1000:.0f} s ahead of "
+                    f"the clock; the broker refuses more than some {bound_ms / 1000:.0f} s "
+                    "(message.timestamp.after.max.ms of the topic), again at every replay. "
+                    "Nothing of it was sent. Correct the timestamp, or leave it out."
+                )
         return timestamp_ms
 
     def _make_room(self, transaction: TransactionalProducer) -> None:
@@ -219,9 +233,7 @@ class Sender:
                 f"delivery={delivery!r} is unknown. Nothing was sent. Use 'exactly_once' (the "
                 "default) or 'at_least_once', which sends outside the transaction."
             )
-        delivery_report = self._plain().send(
-            topic, value, key, partition, timestamp_ms, _header_list(headers)
-        )
+        delivery_report = self._plain().send(topic, value, key, partition, timestamp_ms, headers)
         return asyncio.ensure_future(_metadata_of(delivery_report))
 
     def _send_later(
@@ -244,14 +256,26 @@ class Sender:
                 "tasks and views, and check why nothing is committed (/health/ready)."
             )
         future: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
-        entry = OutboxEntry(
-            topic, key, value, partition, timestamp_ms, _header_list(headers), future
-        )
+        entry = OutboxEntry(topic, key, value, partition, timestamp_ms, headers, future)
         self.waiting.append(entry)
         self.drain_outbox()
         if self.waiting:
             self.arrived()
         return future
+
+    def send_message(self, topic: str, message: FutureMessage) -> Awaitable[RecordMetadata]:
+        """Send what Faust encoded already, and complete its future with the answer."""
+        pending = message.message
+        sent = self.send(
+            topic,
+            cast("bytes | None", pending.key),
+            cast("bytes | None", pending.value),
+            pending.partition,
+            pending.timestamp,
+            pending.headers,
+        )
+        self.call_back(sent, message)
+        return sent
 
     def call_back(self, sent: Any, message: FutureMessage) -> None:
         """Complete Faust's message future with a send's answer and call the user's callback."""
@@ -369,11 +393,30 @@ _ROOM_POLLS = 500
 _ROOM_RECORDS = 400_000
 
 
-def _header_list(headers: Any) -> list[tuple[str, bytes | None]] | None:
-    if not headers:
-        return None
-    pairs = headers.items() if isinstance(headers, dict) else headers
-    return [(str(name), value) for name, value in pairs]
+def _header_list(topic: str, headers: Any) -> list[tuple[str, bytes | None]] | None:
+    """Return headers as Kafka takes them; Faust's are a mapping or pairs, values text or bytes."""
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    listed: list[tuple[str, bytes | None]] = []
+    for name, value in pairs:
+        plain = value.encode() if isinstance(value, str) else value
+        if plain is not None and not isinstance(plain, bytes):
+            raise SerializationError(
+                f"Header {name!r} of a record for {topic} is a {type(value).__name__}; Kafka takes "
+                "bytes, text and None. Nothing of it was sent. Encode the value."
+            )
+        listed.append((str(name), plain))
+    return listed or None
+
+
+def not_encoded(topic: str, key: Any, value: Any, error: Exception) -> OnceflowError:
+    """Return the error for a key or value that the topic's codecs cannot encode."""
+    if isinstance(error, OnceflowError):
+        return error
+    return SerializationError(
+        f"A record for {topic} cannot be encoded (key {type(key).__name__}, value "
+        f"{type(value).__name__}): {error!r}. Nothing of it was sent. Give the topic a serializer "
+        "or type that takes such values, or convert them."
+    )
 
 
 async def _metadata_of(delivery: Awaitable[Any]) -> RecordMetadata:

@@ -118,18 +118,12 @@ class Stream(faust.Stream):
             while not self.should_stop:
                 batch = await cursor.next_batch()
                 stamp = batch.stamp
-                values, offsets = batch.run.values, batch.run.offsets
-                count = len(offsets)
+                values = batch.run.values
+                count = len(values)
                 while cursor.batch is batch:
+                    if gate.closed and not await self._admitted(cursor, batch):
+                        continue
                     index = cursor.index
-                    if gate.closed:
-                        if cursor.passes_on(batch):
-                            break
-                        if not await gate.admit(batch, offsets[index]):
-                            cursor.drop(batch)
-                            break
-                        if cursor.batch is not batch or cursor.index != index:
-                            continue
                     cursor.in_progress += 1
                     cursor.index = index + 1
                     if cursor.index == count:
@@ -166,6 +160,20 @@ class Stream(faust.Stream):
         finally:
             self._settle(event)
             await self._end(channel, started_here=started_here)
+
+    async def _admitted(self, cursor: Cursor, batch: Batch) -> bool:
+        """Wait at the closing gate; False if the batch has to be looked at again.
+
+        It may have been set aside for a batch that the gate waits for, dropped as a ghost, or read
+        on by another actor meanwhile.
+        """
+        index = cursor.index
+        if cursor.passes_on(batch):
+            return False
+        if not await cursor.gate.admit(batch, batch.run.offsets[index]):
+            cursor.drop(batch)
+            return False
+        return cursor.batch is batch and cursor.index == index
 
     def _settle(self, event: RecordEvent | None) -> None:
         """Finish the record of an iteration that the agent left on purpose (``break``)."""
@@ -234,14 +242,9 @@ class Stream(faust.Stream):
         batch = await cursor.next_batch()
         start, stop = cursor.index, len(batch.run.offsets)
         if cursor.gate.closed:
-            if cursor.passes_on(batch):
+            if not await self._admitted(cursor, batch):
                 return None
-            if not await cursor.gate.admit(batch, batch.run.offsets[start]):
-                cursor.drop(batch)
-                return None
-            if cursor.batch is not batch or cursor.index != start:
-                return None
-            stop = cursor.admitted(batch)
+            stop = cursor.gate.admitted(batch)
         cursor.in_progress += 1
         cursor.index = stop
         if stop == len(batch.run.offsets):

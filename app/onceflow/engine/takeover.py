@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from onceflow.decisions import epoch_events as ev
 from onceflow.decisions import takeover as td
 from onceflow.decisions.crash_points import CrashPoint
-from onceflow.engine.runtime import PRODUCER_NUMBERS
+from onceflow.engine.clients import PRODUCER_NUMBERS
 from onceflow.errors import DataAtRisk, Unreachable, invariant
 from onceflow.ids import Offset
 from onceflow.kafka.offsets import Pending, Stability
@@ -115,7 +115,7 @@ class TakeoverDriver:
             return td.StillPending(pending.partitions)
 
     async def _read_bounds(self, partitions: frozenset[Partition]) -> td.LogBoundsRead:
-        marks = await self.runtime.admin.watermarks(partitions)
+        marks = await self.runtime.clients.admin.watermarks(partitions)
         bounds = {p: td.LogBounds(Offset(m.low), Offset(m.high)) for p, m in marks.items()}
         return td.LogBoundsRead(bounds)
 
@@ -125,7 +125,7 @@ class TakeoverDriver:
         """Read offsets; a broker that does not answer is asked again, nothing is at risk."""
         while True:
             try:
-                return await self.runtime.read_offsets(partitions, stability)
+                return await self.runtime.clients.read_offsets(partitions, stability)
             except Unreachable as error:
                 log.warning(LogEvent.KAFKA_UNREACHABLE, error=str(error))
                 await asyncio.sleep(TAKEOVER_RETRY_S)
@@ -138,7 +138,7 @@ class TakeoverDriver:
             while True:
                 try:
                     await asyncio.to_thread(
-                        fence, self.runtime.client_config, transactional_id, FENCE_S_MAX
+                        fence, self.runtime.clients.config, transactional_id, FENCE_S_MAX
                     )
                     break
                 except Unreachable as error:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import faust
-from faust.types.core import prepare_headers
 
 from onceflow.engine.codecs import (
     is_stock_schema,
@@ -14,7 +13,9 @@ from onceflow.engine.codecs import (
     value_decoder,
     value_encoder,
 )
+from onceflow.engine.declaring import note_topic
 from onceflow.engine.runtime import runtime_of
+from onceflow.engine.sender import not_encoded
 from onceflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Topic(faust.Topic):
             raise ConfigError(message)
         super().__init__(app, **options)
         self._codecs: _Codecs | None = None
+        if options.get("root") is None:
+            note_topic(self)
 
     def _compile_decode(self) -> None:
         """Leave Faust's per-message decoder out: batches are decoded by the stream."""
@@ -112,21 +115,21 @@ class Topic(faust.Topic):
                 processed is to blame.
         """
         del force
-        if schema is None and key_serializer is None and value_serializer is None:
-            codecs = self._codecs or self.codecs
-            key_bytes, value_bytes = codecs.encode_key(key), codecs.encode_value(value)
-        else:
-            key_bytes, _ = self.prepare_key(key, key_serializer, schema, {})
-            value_bytes, _ = self.prepare_value(value, value_serializer, schema, {})
+        name = self.get_topic_name()
+        try:
+            if schema is None and key_serializer is None and value_serializer is None:
+                codecs = self._codecs or self.codecs
+                key_bytes, value_bytes = codecs.encode_key(key), codecs.encode_value(value)
+            else:
+                key_bytes, _ = self.prepare_key(key, key_serializer, schema, {})
+                value_bytes, _ = self.prepare_value(value, value_serializer, schema, {})
+        except Exception as error:
+            raise not_encoded(name, key, value, error) from error
         sender = self._sender or self.sender
+        if name not in sender.existing:
+            await sender.declarations.ensure(name)
         sent = sender.send(
-            self.get_topic_name(),
-            key_bytes,
-            value_bytes,
-            partition,
-            timestamp,
-            prepare_headers(headers) if headers is not None else None,
-            delivery=delivery,
+            name, key_bytes, value_bytes, partition, timestamp, headers, delivery=delivery
         )
         if callback is not None:
             sender.call_back(
@@ -156,20 +159,27 @@ class Topic(faust.Topic):
         fut: FutureMessage,
         wait: bool = False,  # noqa: FBT001, FBT002 - Faust's signature
     ) -> Awaitable[RecordMetadata]:
-        """Send an already encoded message (Faust's internal path, as used by ``send_soon``)."""
-        message = fut.message
-        sent = runtime_of(self.app).sender.send(
-            self._topic_name_or_default(message.channel),
-            cast("bytes | None", message.key),
-            cast("bytes | None", message.value),
-            message.partition,
-            message.timestamp,
-            message.headers,
-        )
-        runtime_of(self.app).sender.call_back(sent, fut)
+        """Send an already encoded message (Faust's internal path)."""
+        name = self._topic_name_or_default(fut.message.channel)
+        await self.sender.declarations.ensure(name)
+        sent = self.sender.send_message(name, fut)
         if wait:
             await sent
         return sent
+
+    async def declare(self) -> None:
+        """Make the topic if it is missing, with the brokers' replication unless one was set.
+
+        Raises:
+            TopologyError: it belongs to the app (a changelog, a repartition topic) and exists with
+                another number of partitions.
+        """
+        declarations = self.sender.declarations
+        for name in self.topics:
+            if self.internal and self.app.conf.topic_allow_declare:
+                await declarations.create(name)
+            else:
+                await declarations.ensure(name)
 
     async def throw(self, exc: BaseException) -> None:
         """Raise ``exc`` in the stream that iterates this subscription."""

@@ -1,0 +1,122 @@
+"""The work of the epoch that is open: what it changed and sent, and what becomes of it.
+
+`epochs` performs the protocol's effects with these operations; each touches the gate, the state and
+the sends together, so that an epoch ends for all of them or for none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from onceflow.engine.closing import close_windows
+from onceflow.engine.sealing import Sealed, seal
+from onceflow.engine.tasks import wall_ms
+from onceflow.observe.health import WorkerState
+from onceflow.observe.metrics import TransactionOutcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from onceflow.engine.runtime import Runtime
+    from onceflow.ids import Partition, Stamp
+
+
+class EpochWork:
+    """What one worker's open epoch has done so far.
+
+    Fields:
+        sealed: the changes of the epoch being decided; None otherwise.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.sealed: Sealed | None = None
+
+    def restamp(self, stamp: Stamp) -> None:
+        """Let all live work belong to ``stamp`` from here on."""
+        if stamp == self.runtime.gate.stamp:
+            return
+        self.runtime.gate.stamp = stamp
+        for cursor in self.runtime.gate.cursors:
+            for batch in cursor.unfinished():
+                batch.stamp = stamp
+
+    def opened(self) -> None:
+        """Note that records are processed from here on."""
+        if self.runtime.app.rebalancing:
+            self.runtime.health.worker(WorkerState.RUNNING)
+            self.runtime.metrics.worker_state(WorkerState.RUNNING)
+            self.runtime.app.on_rebalance_end()
+        self.runtime.inflow.isolation.opened()
+
+    def has_effects(self) -> bool:
+        """Return whether the epoch changed state or sent anything."""
+        return self.runtime.sender.has_effects() or any(
+            s.is_dirty() for s in self.runtime.sources()
+        )
+
+    async def seal(self) -> None:
+        """Close expired windows, then produce changelogs and per-commit outputs."""
+        await close_windows(self.runtime, self.runtime.tables())
+        for aggregate in self.runtime.aggregates:
+            emitted = await aggregate.emit(self.runtime.clients.transaction)
+            if emitted:
+                self.runtime.metrics.produced(aggregate.output.topic.get_topic_name(), emitted)
+        self.sealed = await seal(self.runtime.sources(), self.runtime.clients.transaction)
+
+    def apply(self, held: frozenset[Partition]) -> None:
+        """Write the committed epoch into the stores, then let its sends resolve."""
+        sealed, self.sealed = self.sealed, None
+        if sealed is not None:
+            sealed.placed()
+            self.runtime.tasks.apply(sealed, held)
+            for topic, records in sealed.records.items():
+                self.runtime.metrics.produced(topic, records)
+        for source in self.runtime.sources():
+            source.settle()
+        self.runtime.sender.committed()
+
+    def committed(self, outcome: TransactionOutcome, phases: Mapping[str, float]) -> None:
+        """Measure the end of an epoch."""
+        for topic, records in self.runtime.sender.take_produced():
+            self.runtime.metrics.produced(topic, records)
+        durations = {name: s for name, s in phases.items() if name != "closed"}
+        self.runtime.metrics.commit_finished(outcome, durations, phases.get("closed", 0.0))
+        if outcome is TransactionOutcome.COMMITTED:
+            if not self.runtime.failures.policy.quiet:
+                machine = self.runtime.epochs.machine
+                self.runtime.failures.policy.committed(
+                    machine.committed_offsets, machine.committed_attempts
+                )
+            self.runtime.health.committed()
+            self.runtime.metrics.tasks_committed(self.runtime.tasks.partitions, wall_ms() / 1000)
+
+    async def drop_attempt(self, stamp: Stamp) -> None:
+        """Throw the attempt away: overlay, caches, buffers; start fresh actors."""
+        self.runtime.gate.closed = True
+        self.runtime.gate.opened.clear()
+        self.runtime.gate.stamp = stamp
+        self.sealed = None
+        for source in self.runtime.sources():
+            source.drop()
+        self.runtime.sender.aborted()
+        self.runtime.inflow.drop_all()
+        for cursor in self.runtime.gate.cursors:
+            cursor.reset()
+        for agent in list(cast("Any", self.runtime.app).agents.values()):
+            await agent.replace_actors()
+
+    async def start_at(self, offsets: Mapping[Partition, int]) -> None:
+        """Position the consumer and all cursors: the next records come from there."""
+        for partition, offset in offsets.items():
+            for cursor in self.runtime.inflow.cursors(partition):
+                cursor.start(partition, offset)
+        await self.runtime.inflow.start_at(offsets)
+
+    async def forget(self, partitions: frozenset[Partition]) -> None:
+        """Close the tasks of partitions that are not ours any more; drop what was read of them."""
+        self.runtime.inflow.forget(partitions)
+        self.runtime.failures.policy.forget(partitions)
+        for cursor in self.runtime.gate.cursors:
+            cursor.forget(partitions)
+        self.runtime.tasks.close(partitions)
