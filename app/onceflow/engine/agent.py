@@ -8,12 +8,16 @@ the engine starts fresh actors on the same subscriptions.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
 
 import faust
 from faust.agents import agent as faust_agent
+from faust.agents.replies import ReplyPromise
 
 from onceflow.engine.records import current_record
+from onceflow.engine.replies import DELIVERY_HEADER
 from onceflow.engine.runtime import runtime_of
 from onceflow.errors import ConfigError, OutsideRecord
 from onceflow.settings import OnError
@@ -115,20 +119,96 @@ class Agent(faust.Agent):
     # -- requests that wait --
 
     async def ask(
-        self, value: Any = None, *, delivery: str = "exactly_once", **options: Any
+        self,
+        value: Any = None,
+        *,
+        key: Any = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: Any = None,
+        reply_to: Any = None,
+        correlation_id: str | None = None,
+        delivery: str = "exactly_once",
     ) -> Any:
         """Send a request and wait for its reply.
 
         Raises:
             OutsideRecord: called while processing a record with exactly-once delivery: the request
                 would be sent by the very transaction that waits for its reply.
+            SerializationError: the request cannot be encoded or is too large.
+            OutcomeUnknown: whether the request was sent cannot be told any more.
         """
         self._refuse_wait("ask", delivery)
-        reply_to = options.pop("reply_to", None) or self.app.conf.reply_to
-        consumer = cast("Any", self.app)._reply_consumer  # noqa: SLF001 - Faust's own wiring
-        await consumer._start_fetcher(self._get_strtopic(reply_to))  # noqa: SLF001
+        replies = runtime_of(self.app).replies.consumer
+        reply_to = self._get_strtopic(reply_to or self.app.conf.reply_to)
+        promise = ReplyPromise(reply_to, correlation_id or str(uuid4()))
+        await replies.add(promise.correlation_id, promise)
+        if delivery != "exactly_once":
+            headers = [*_pairs(headers), (DELIVERY_HEADER, delivery)]
         with runtime_of(self.app).sender.outside(delivery):
-            return await super().ask(value, reply_to=reply_to, **options)
+            await self._request(promise, key, value, partition, timestamp, headers)
+        try:
+            await cast("Any", self.app).maybe_start_client()
+            return await promise
+        finally:
+            replies.forget(promise.correlation_id)
+
+    async def ask_nowait(
+        self,
+        value: Any = None,
+        *,
+        key: Any = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: Any = None,
+        reply_to: Any = None,
+        correlation_id: str | None = None,
+        force: bool = False,
+    ) -> ReplyPromise:
+        """Send a request and return the promise of its reply."""
+        del force
+        if reply_to is None:
+            message = "Missing reply_to argument"
+            raise TypeError(message)
+        promise = ReplyPromise(self._get_strtopic(reply_to), correlation_id or str(uuid4()))
+        await self._request(promise, key, value, partition, timestamp, headers)
+        return promise
+
+    async def _request(
+        self,
+        promise: ReplyPromise,
+        key: Any,
+        value: Any,
+        partition: int | None,
+        timestamp: float | None,
+        headers: Any,
+    ) -> None:
+        """Send a request; who waits for its reply fails with it if it cannot be sent."""
+        value, headers = self._create_req(
+            key, value, promise.reply_to, promise.correlation_id, headers
+        )
+        sent = await self.channel.send(
+            key=key, value=value, partition=partition, timestamp=timestamp, headers=headers
+        )
+        replies = runtime_of(self.app).replies.consumer
+
+        def failed(done: asyncio.Future[Any]) -> None:
+            error = None if done.cancelled() else done.exception()
+            if error is not None:
+                replies.fail(promise.correlation_id, error)
+
+        if isinstance(sent, asyncio.Future):
+            sent.add_done_callback(failed)
+
+    async def _reply(self, key: Any, value: Any, reply_to: str, correlation_id: str) -> None:
+        response = self._response_class(value)(key=key, value=value, correlation_id=correlation_id)
+        event = current_record()
+        asked_outside = event is not None and DELIVERY_HEADER in event.headers
+        await (
+            runtime_of(self.app)
+            .replies.consumer.answer_topic(reply_to)
+            .send(value=response, delivery="at_least_once" if asked_outside else "exactly_once")
+        )
 
     def map(self, values: Any, key: Any = None, reply_to: Any = None) -> Any:
         """Send requests for ``values`` and iterate over the replies as they come."""
@@ -158,3 +238,8 @@ class Agent(faust.Agent):
                 "Nothing was sent. Use cast() or send() and read the answer from a topic, or "
                 "ask(..., delivery='at_least_once'), which sends outside the transaction."
             )
+
+
+def _pairs(headers: Any) -> list[tuple[str, Any]]:
+    """Return Faust's headers, a mapping or pairs, as pairs."""
+    return list(headers.items() if isinstance(headers, Mapping) else headers or ())

@@ -82,7 +82,7 @@ async def _tell(runtime: Runtime, table: Table, key: Any, value: Any) -> None:
     try:
         async with asyncio.timeout(runtime.settings.record_bound_s):
             await table.on_window_close(key, value)
-    except Exception as error:  # noqa: BLE001 - loop root: the user's own code raised
+    except Exception as error:
         if runtime.settings.on_error is OnError.SKIP:
             log.exception(LogEvent.WINDOW_CLOSE_FAILED, table=table.name, key=repr(key))
             return

@@ -24,6 +24,7 @@ from onceflow.engine.work import EpochWork
 from onceflow.errors import (
     DataAtRisk,
     OnceflowError,
+    RecordError,
     SerializationError,
     TransactionAborted,
     Unreachable,
@@ -177,12 +178,17 @@ class Epochs:
 
     # -- what the consumer group says --
 
-    def assigned(self, assignment: Assignment) -> None:
-        """Take a new assignment; its group metadata belongs to it alone."""
+    def assigned(self, assignment: Assignment, added: frozenset[Partition]) -> None:
+        """Take a new assignment; its group metadata belongs to it alone.
+
+        Args:
+            assignment: everything that is assigned, and the group metadata.
+            added: partitions of complete tasks that are not claimed yet.
+        """
         self.memberships[assignment.number] = assignment.group_metadata
         for number in [n for n in self.memberships if n < assignment.number - 1]:
             del self.memberships[number]
-        self.post(ev.Assigned(assignment.added, assignment.number))
+        self.post(ev.Assigned(added, assignment.number))
 
     async def revoke(self, partitions: frozenset[Partition], bound_s: float) -> None:
         """Commit and release, or abort, within the bound; returns when they may go."""
@@ -310,7 +316,7 @@ class Epochs:
         self.runtime.crash(CrashPoint.BEFORE_PRODUCE)
         try:
             await self.work.seal()
-        except SerializationError as error:
+        except RecordError as error:
             self.runtime.failures.seal_failed(error)
             self.post(ev.SendFailed(effect.commit_epoch, ev.SendFailure.ABORTABLE))
             return

@@ -28,6 +28,7 @@ from onceflow.errors import (
     InvariantViolation,
     OnceflowError,
     OutcomeUnknown,
+    RecordError,
     SerializationError,
     StaleAttempt,
     TransactionAborted,
@@ -73,6 +74,7 @@ class Failures:
 
     Fields:
         watched: per actor the record that it was working on when the watch last looked.
+        seals_failed: seals that failed in a row; 0 again after a commit.
         errors: the last error text and stack per blamed record, for its dead letter.
     """
 
@@ -80,6 +82,7 @@ class Failures:
         self.runtime = runtime
         self.watched: dict[int, _Watched] = {}
         self.errors: dict[tuple[Partition, int], str] = {}
+        self.seals_failed = 0
         self._policy: FailurePolicy | None = None
 
     @property
@@ -203,9 +206,17 @@ class Failures:
             "for slow agents, or make the agent faster."
         )
 
-    def seal_failed(self, error: SerializationError) -> None:
-        """Log a row that Kafka cannot take: no single record is to blame for it."""
+    def seal_failed(self, error: RecordError) -> None:
+        """Deal with changes that cannot be sealed; no single record is known to be to blame.
+
+        A row that Kafka cannot take, or a sum beyond 64 bits. Smaller epochs would show the record,
+        but the same records fail again at each replay; after a few the worker leaves, so that
+        people look and nothing blocks silently.
+        """
         log.error(LogEvent.RECORD_FAILED, error=str(error))
+        self.seals_failed += 1
+        if self.seals_failed > self.runtime.settings.retries_max:
+            self.runtime.fail(error)
 
     def watch(self) -> None:
         """Look for records that take longer than the bound; called about once a second."""

@@ -11,9 +11,10 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 from onceflow.decisions import epoch_events as ev
-from onceflow.decisions.copartition import check_assignment
+from onceflow.decisions.copartition import check_assignment, missing
 from onceflow.engine.isolation import Isolation
 from onceflow.errors import OnceflowError
+from onceflow.ids import TaskId
 from onceflow.kafka.configuration import GroupProtocol, Hooks, consumer_config
 from onceflow.kafka.poll import Bounds, PollThread
 from onceflow.kafka.statistics import parse as parse_statistics
@@ -21,6 +22,7 @@ from onceflow.observe.catalogue import RebalanceKind
 from onceflow.observe.events import LogEvent
 from onceflow.observe.health import WorkerState
 from onceflow.observe.logs import get_logger
+from onceflow.settings import GroupProtocol as SettingsGroupProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -43,6 +45,8 @@ class Inflow:
     Fields:
         assigned: partitions of the present assignment, claimed or not.
         isolation: holds runs back while a record is suspect.
+        incomplete: assigned partitions whose task lacks others still; with KIP-848 an assignment
+            arrives in pieces, and a task is claimed as a whole.
         records: records finished since the last commit; a commit by records starts from it.
     """
 
@@ -50,6 +54,7 @@ class Inflow:
         self.runtime = runtime
         self.assigned: frozenset[Partition] = frozenset()
         self.isolation = Isolation(runtime)
+        self.incomplete: frozenset[Partition] = frozenset()
         self.records = 0
         self.poll: PollThread | None = None
         self.end_offsets: dict[Partition, int] = {}
@@ -136,9 +141,12 @@ class Inflow:
         if began_s is not None:
             self.runtime.metrics.run_processed(time.monotonic() - began_s)
         self.records += len(run)
-        if self.records >= self.runtime.settings.commit_records and self.runtime.epochs.is_open:
+        settings, epochs = self.runtime.settings, self.runtime.epochs
+        if self.records >= settings.commit_records and epochs.is_open:
             self.records = 0
-            self.runtime.epochs.post(ev.CommitDue(ev.CommitReason.RECORDS))
+            epochs.post(ev.CommitDue(ev.CommitReason.RECORDS))
+        elif self.runtime.sender.sent_bytes >= settings.commit_bytes and epochs.is_open:
+            epochs.post(ev.CommitDue(ev.CommitReason.BYTES))
 
     def drop_all(self) -> None:
         """Drop what is held back and make everything under way stale."""
@@ -169,18 +177,24 @@ class Inflow:
             partitions=[f"{p.topic}-{p.number}" for p in sorted(assignment.partitions)],
         )
         self.assigned = assignment.partitions
+        added = assignment.added | (self.incomplete & assignment.partitions)
         self.runtime.health.worker(WorkerState.REBALANCING)
         self.runtime.metrics.worker_state(WorkerState.REBALANCING)
+        counts = self.runtime.partition_counts
         try:
-            check_assignment(assignment.partitions, self.runtime.partition_counts)
+            if self.runtime.settings.group_protocol is SettingsGroupProtocol.CLASSIC:
+                check_assignment(assignment.partitions, counts)
+            absent = missing(assignment.partitions, counts)
         except OnceflowError as error:
             self.runtime.fail(error)
             return
+        self.incomplete = frozenset(p for p in added if TaskId(counts[p.topic], p.number) in absent)
         cast("Any", self.runtime.app.consumer).assigned_by_group(assignment)
-        self.runtime.epochs.assigned(assignment)
+        self.runtime.epochs.assigned(assignment, added - self.incomplete)
 
     async def on_revoked(self, partitions: frozenset[Partition]) -> None:
         """Commit and release, or abort, within the bound."""
+        self.incomplete -= partitions
         log.info(
             LogEvent.PARTITIONS_REVOKED,
             partitions=[f"{p.topic}-{p.number}" for p in sorted(partitions)],
@@ -192,6 +206,7 @@ class Inflow:
 
     async def on_lost(self, partitions: frozenset[Partition]) -> None:
         """Drop partitions that are gone already."""
+        self.incomplete -= partitions
         log.warning(
             LogEvent.PARTITIONS_LOST,
             partitions=[f"{p.topic}-{p.number}" for p in sorted(partitions)],

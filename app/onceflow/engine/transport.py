@@ -12,6 +12,7 @@ from faust.transport.base import Transport as FaustTransport
 from onceflow.engine.conductor import Conductor
 from onceflow.engine.consumer import Consumer
 from onceflow.engine.producer import Producer
+from onceflow.engine.replies import ReplyConsumer
 from onceflow.engine.runtime import Runtime
 from onceflow.settings import Settings
 
@@ -36,6 +37,7 @@ class Transport(FaustTransport):
         super().__init__(url, app, loop)
         servers = ",".join(f"{u.host or 'localhost'}:{u.port or DEFAULT_PORT}" for u in url)
         self.runtime = Runtime(app, servers, load_settings(app, url))
+        cast("Any", app)._reply_consumer = ReplyConsumer(app, beacon=app.beacon)  # noqa: SLF001 - Faust names no class
 
     def create_transaction_manager(self, consumer: Any, producer: Any, **options: Any) -> Any:
         """Return the producer: one transaction per worker needs no manager beside it."""

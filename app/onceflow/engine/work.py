@@ -83,6 +83,7 @@ class EpochWork:
         durations = {name: s for name, s in phases.items() if name != "closed"}
         self.runtime.metrics.commit_finished(outcome, durations, phases.get("closed", 0.0))
         if outcome is TransactionOutcome.COMMITTED:
+            self.runtime.failures.seals_failed = 0
             if not self.runtime.failures.policy.quiet:
                 machine = self.runtime.epochs.machine
                 self.runtime.failures.policy.committed(
