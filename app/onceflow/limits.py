@@ -233,3 +233,6 @@ full speed holds some 10,000, so that a record which kills the process is found 
 
 CAREFUL_GROWTH = 4
 """How small epochs after a lost owner grow: six epochs from 1 to 1,024 records, some 40 ms."""
+
+REPLY_TOPICS_KEPT = 1_000
+"""Reply topics of other processes that a worker keeps at hand; each asking process has one."""

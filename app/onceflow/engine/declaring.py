@@ -1,7 +1,7 @@
 """Topics that the application writes to: made before the first record goes there.
 
-librdkafka makes no topic by itself (a mistyped name would make one unseen), and a record for a
-topic that does not exist holds its whole transaction up. So every topic that the app names is made
+A record for a topic that does not exist holds its whole transaction up, and where the brokers make
+topics by themselves, they choose the partition count. So every topic that the app names is made
 when the worker starts, and a name first seen in a send is made at that send, with a log line.
 ``topic_allow_declare=False`` makes none: a missing topic is then an error that names it.
 """
@@ -169,30 +169,49 @@ class Declarations:
             self.seen(name, description)
         missing = [name for name in wanted if name not in found]
         if self.runtime.app.conf.topic_allow_declare:
-            await asyncio.gather(*(self.create(name) for name in missing))
+            await asyncio.gather(*(self._create_missing(name) for name in missing))
         elif missing:
             log.warning(LogEvent.TOPIC_MISSING, topics=missing)
         await self._read_bounds([name for name in wanted if name in self.existing])
 
-    async def create(self, name: str) -> TopicDescription:
-        """Make a topic as the app describes it.
+    async def declare_own(self, name: str) -> None:
+        """Make a topic that belongs to the app, such as a changelog; its count has to fit.
 
         Raises:
             TopologyError: it exists with another number of partitions.
-            Unreachable: it was not seen within the bound.
+            Unreachable: Kafka does not answer.
         """
-        app = self.runtime.app
+        if name not in self.existing:
+            found = await self.runtime.clients.admin.topics([name])
+            if name in found:
+                self.seen(name, found[name])
+        if self.runtime.partition_counts_known.get(name) != self.partitions(name):
+            await self._create(name)
+
+    def partitions(self, name: str) -> int:
+        """Return with how many partitions a topic is made."""
         plan = self.plans.get(name)
-        partitions = int((plan.partitions if plan else None) or app.conf.topic_partitions)
+        return int((plan.partitions if plan else None) or self.runtime.app.conf.topic_partitions)
+
+    async def _create_missing(self, name: str) -> None:
+        try:
+            await self._create(name)
+        except TopologyError:
+            # Somebody else made it meanwhile, with a count of their own; that is theirs to say.
+            found = await self.runtime.clients.admin.topics([name])
+            self.seen(name, found[name])
+
+    async def _create(self, name: str) -> None:
+        plan = self.plans.get(name)
+        partitions = self.partitions(name)
         description = await self.runtime.clients.admin.create_topic(
             name,
             partitions,
-            replication_factor=replication_factor(app, plan.replicas if plan else None),
+            replication_factor=replication_factor(self.runtime.app, plan and plan.replicas),
             config=plan.config if plan else {},
         )
         log.info(LogEvent.TOPIC_CREATED, topic=name, partitions=partitions)
         self.seen(name, description)
-        return description
 
     def seen(self, name: str, description: TopicDescription) -> None:
         """Note that a topic exists."""

@@ -74,9 +74,14 @@ class Accepted:
 
 
 class OutboxEntry:
-    """A send without a record, until it is committed."""
+    """A send without a record, until it is committed.
 
-    __slots__ = ("future", "headers", "key", "partition", "timestamp_ms", "topic", "value")
+    Fields:
+        place: partition and offset of its last delivery; set by the transaction thread before the
+            commit that makes them final returns.
+    """
+
+    __slots__ = ("future", "headers", "key", "partition", "place", "timestamp_ms", "topic", "value")
 
     def __init__(
         self,
@@ -95,6 +100,36 @@ class OutboxEntry:
         self.timestamp_ms = timestamp_ms
         self.headers = headers
         self.future = future
+        self.place = (-1, -1)
+
+    def produce(self, transaction: TransactionalProducer) -> None:
+        """Put it into the transaction.
+
+        Raises:
+            ProducerFull: its queue takes no more at this moment.
+            SerializationError: it is too large, which only its sender can mend.
+        """
+        transaction.produce(
+            self.topic,
+            self.value,
+            self.key,
+            self.partition,
+            self.timestamp_ms,
+            self.headers,
+            self._delivered,
+        )
+
+    def _delivered(self, error: Any, message: Any) -> None:
+        if error is None:
+            self.place = (message.partition(), message.offset())
+
+    def resolve(self) -> None:
+        """Tell its sender where it was committed."""
+        if not self.future.done():
+            partition, offset = self.place
+            self.future.set_result(
+                RecordMetadata(self.topic, partition, TP(self.topic, partition), offset)
+            )
 
 
 class Sender:
@@ -310,14 +345,7 @@ class Sender:
         while self.waiting:
             entry = self.waiting[0]
             try:
-                transaction.produce(
-                    entry.topic,
-                    entry.value,
-                    entry.key,
-                    entry.partition,
-                    entry.timestamp_ms,
-                    entry.headers,
-                )
+                entry.produce(transaction)
             except ProducerFull:
                 return
             except SerializationError as error:
@@ -348,11 +376,7 @@ class Sender:
         self.sent_bytes = 0
         entries, self.in_epoch = self.in_epoch, []
         for entry in entries:
-            if not entry.future.done():
-                partition = -1 if entry.partition is None else entry.partition
-                entry.future.set_result(
-                    RecordMetadata(entry.topic, partition, TP(entry.topic, partition), -1)
-                )
+            entry.resolve()
 
     def aborted(self) -> None:
         """Put the outbox sends of the aborted attempt back, in order; drop the others."""

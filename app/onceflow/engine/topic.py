@@ -177,7 +177,7 @@ class Topic(faust.Topic):
         declarations = self.sender.declarations
         for name in self.topics:
             if self.internal and self.app.conf.topic_allow_declare:
-                await declarations.create(name)
+                await declarations.declare_own(name)
             else:
                 await declarations.ensure(name)
 

@@ -43,6 +43,7 @@ class LogEvent(StrEnum):
     NOTHING_SUBSCRIBED = "nothing_subscribed"
     TOPIC_CREATED = "topic_created"
     TOPIC_MISSING = "topic_missing"
+    REPLIES_INTERRUPTED = "replies_interrupted"
     OFFSETS_PENDING = "offsets_pending"
     KAFKA_UNREACHABLE = "kafka_unreachable"
     OUTCOME_UNKNOWN = "outcome_unknown"
