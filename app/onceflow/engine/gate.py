@@ -347,21 +347,23 @@ class Gate:
         """Return how many records are handed out and unfinished."""
         return sum(cursor.in_progress for cursor in self.cursors)
 
-    async def admit(self, batch: Batch, offset: int) -> bool:
-        """Wait until the record at ``offset`` may be handed out.
+    async def admits(self, cursor: Cursor, batch: Batch) -> bool:
+        """Return whether the next record of ``batch`` may be handed out while the gate is closed.
 
-        Returns:
-            True to go on, False when the batch became a ghost meanwhile and must be dropped.
+        False means that the reader has to look again: the batch was a ghost and is dropped, or was
+        set aside for one that the gate waits for, or the gate has been opened meanwhile.
         """
-        while self.closed:
-            if batch.stamp is not self.stamp:
-                return False
-            limit = self.limits.get(batch.partition)
-            if limit is not None and offset < limit:
-                return True
-            self.progressed()
-            await self.opened.wait()
-        return batch.stamp is self.stamp
+        if batch.stamp is not self.stamp:
+            cursor.drop(batch)
+            return False
+        if cursor.passes_on(batch):
+            return False
+        limit = self.limits.get(batch.partition)
+        if limit is not None and batch.run.offsets[cursor.index] < limit:
+            return True
+        self.progressed()
+        await self.opened.wait()
+        return False
 
     def committable(self) -> dict[Partition, int]:
         """Return per partition the position that all readers stand at.

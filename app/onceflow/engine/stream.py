@@ -121,7 +121,7 @@ class Stream(faust.Stream):
                 values = batch.run.values
                 count = len(values)
                 while cursor.batch is batch:
-                    if gate.closed and not await self._admitted(cursor, batch):
+                    if gate.closed and not await gate.admits(cursor, batch):
                         continue
                     index = cursor.index
                     cursor.in_progress += 1
@@ -160,20 +160,6 @@ class Stream(faust.Stream):
         finally:
             self._settle(event)
             await self._end(channel, started_here=started_here)
-
-    async def _admitted(self, cursor: Cursor, batch: Batch) -> bool:
-        """Wait at the closing gate; False if the batch has to be looked at again.
-
-        It may have been set aside for a batch that the gate waits for, dropped as a ghost, or read
-        on by another actor meanwhile.
-        """
-        index = cursor.index
-        if cursor.passes_on(batch):
-            return False
-        if not await cursor.gate.admit(batch, batch.run.offsets[index]):
-            cursor.drop(batch)
-            return False
-        return cursor.batch is batch and cursor.index == index
 
     def _settle(self, event: RecordEvent | None) -> None:
         """Finish the record of an iteration that the agent left on purpose (``break``)."""
@@ -242,7 +228,7 @@ class Stream(faust.Stream):
         batch = await cursor.next_batch()
         start, stop = cursor.index, len(batch.run.offsets)
         if cursor.gate.closed:
-            if not await self._admitted(cursor, batch):
+            if not await cursor.gate.admits(cursor, batch):
                 return None
             stop = cursor.gate.admitted(batch)
         cursor.in_progress += 1
