@@ -92,6 +92,12 @@ class Replica:
             if number not in skipped:
                 yield from self.store.scan(str(number))
 
+    def scan_keys(self, start: bytes, stop: bytes, skipped: Container[int]) -> Iterator[bytes]:
+        """Iterate over the keys of a range in all partitions except those ``skipped``."""
+        for number in self.numbers:
+            if number not in skipped:
+                yield from self.store.scan_keys(str(number), start, stop)
+
     def load(self, run: Run, now_ms: int) -> Iterator[int]:
         """Write what a run has beyond the partition's position, in pieces."""
         start = bisect_left(run.offsets, self.position(run.number))

@@ -388,9 +388,13 @@ class Table(faust.Table):
 
     # -- epochs --
 
+    def new_part(self, number: int, store: Any) -> TablePartition:
+        """Make a partition."""
+        return TablePartition(self.codec(), number, store)
+
     def open_part(self, number: int, store: Any) -> TablePartition:
         """Begin to serve a partition whose task was opened and restored."""
-        part = TablePartition(self.codec(), number, store)
+        part = self.new_part(number, store)
         if self.expires:
             # The newest window in the store tells how far event time was, at least.
             newest, oldest = store.last_key(self.name), store.first_key(self.name)

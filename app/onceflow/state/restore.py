@@ -20,6 +20,7 @@ from onceflow.errors import DeserializationError
 from onceflow.limits import RESTORE_CHUNK_BYTES, RESTORE_CHUNK_RECORDS
 from onceflow.state.keys import from_changelog_many
 from onceflow.state.overlay import Changes
+from onceflow.state.set_rows import fold_operations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +35,13 @@ class KeyLayout(Enum):
     """As they are."""
     WINDOWED = "windowed"
     """Window bounds first, see ``keys``."""
+    SETS = "sets"
+    """Rows of set members, see ``set_rows``."""
+    WINDOWED_SETS = "windowed_sets"
+    """The same behind window bounds."""
+
+
+_SETS = frozenset({KeyLayout.SETS, KeyLayout.WINDOWED_SETS})
 
 
 class RestoreProgress(NamedTuple):
@@ -101,7 +109,11 @@ class RestoreLoader:
         present: list[bytes] = list(keys)  # pyright: ignore[reportAssignmentType] - checked above
         if self._layout is KeyLayout.WINDOWED:
             present = from_changelog_many(present)
-        rows = dict(zip(present, values, strict=True))
+        if self._layout in _SETS:
+            windowed = self._layout is KeyLayout.WINDOWED_SETS
+            rows = fold_operations(present, values, windowed=windowed)
+        else:
+            rows = dict(zip(present, values, strict=True))
         self._store.replay(self._table, Changes(rows.items(), (), position), now_ms=now_ms)
         self._records += len(present)
         self._loaded_bytes += _bytes_in(present) + _bytes_in(values)
