@@ -236,3 +236,6 @@ CAREFUL_GROWTH = 4
 
 REPLY_TOPICS_KEPT = 1_000
 """Reply topics of other processes that a worker keeps at hand; each asking process has one."""
+
+TRIM_INTERVAL_S = 30.0
+"""How often what was read of repartition topics is deleted: they hold half a minute of records."""

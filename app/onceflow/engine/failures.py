@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-_NOT_THE_RECORD = (ConfigError, DataAtRisk, Fenced, InvariantViolation)
+_NOT_THE_RECORD = (ConfigError, DataAtRisk, InvariantViolation)
 """Errors that no replay can change and no record is to blame for: the worker leaves."""
 
 
@@ -137,7 +137,7 @@ class Failures:
         """Deal with an agent that raised; the attempt is aborted in any case."""
         if isinstance(error, StaleAttempt):
             return
-        if isinstance(error, (TransactionAborted, OutcomeUnknown)):
+        if isinstance(error, (TransactionAborted, OutcomeUnknown, Fenced)):
             kind = (
                 ev.SendFailure.ABORTABLE
                 if isinstance(error, TransactionAborted)

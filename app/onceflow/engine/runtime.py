@@ -7,10 +7,12 @@ stores are made when the worker starts.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import secrets
 import signal
+import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +22,7 @@ from onceflow.engine.declaring import Declarations, TopicPlan
 from onceflow.engine.failures import Failures
 from onceflow.engine.gate import Cursor, Gate
 from onceflow.engine.inflow import Inflow
+from onceflow.engine.pins import check_pins
 from onceflow.engine.replica import Replicas
 from onceflow.engine.replies import Replies
 from onceflow.engine.sender import Sender
@@ -28,7 +31,7 @@ from onceflow.errors import InvariantViolation, OnceflowError
 from onceflow.http.server import AddressOrigin, HttpAddress, HttpServer
 from onceflow.ids import Incarnation, Stamp
 from onceflow.kafka.configuration import librdkafka_version
-from onceflow.limits import POLL_ALIVE_S
+from onceflow.limits import POLL_ALIVE_S, TRIM_INTERVAL_S
 from onceflow.observe.events import LogEvent
 from onceflow.observe.health import Health, Heartbeat, TaskState, WorkerState
 from onceflow.observe.logs import bind_process, get_logger
@@ -58,6 +61,7 @@ class Runtime:
         incarnation: random per process start; names our transactional ids and markers.
         partition_counts: of the subscribed topics, pinned when they are subscribed.
         aggregates: columnar state besides the tables.
+        repartition_topics: made by ``group_by``; read by this app only, so trimmed behind it.
     """
 
     def __init__(self, app: AppT, bootstrap_servers: str, settings: Settings) -> None:
@@ -78,6 +82,8 @@ class Runtime:
         self.partition_counts: dict[str, int] = {}
         self.partition_counts_known: dict[str, int] = {}
         self.aggregates: list[Any] = []
+        self.repartition_topics: set[str] = set()
+        self._trimmed_s = time.monotonic()
         self._epochs: Epochs | None = None
         self._http: HttpServer | None = None
         self._crash: CrashAt | None = settings.crash_at
@@ -143,10 +149,11 @@ class Runtime:
         self._http.start()
 
     async def describe_topics(self, names: list[str]) -> None:
-        """Make the topics that are missing; pin the partition counts of the subscribed ones.
+        """Make the topics that are missing; pin the subscribed ones and the changelogs.
 
         Raises:
             TopologyError: a subscribed topic is missing and may not be made.
+            DataAtRisk: a topic or the cluster is not the one that the state was made from.
         """
         declarations = self.declarations
         declarations.plans[self.dead_letter_topic] = TopicPlan(1, None, {"retention.ms": "-1"})
@@ -154,6 +161,13 @@ class Runtime:
         for name in names:
             await declarations.ensure(name)
             self.partition_counts[name] = self.partition_counts_known[name]
+        pinned = {*names, *(source.changelog_topic_name for source in self.sources())}
+        check_pins(
+            self.tasks.directory,
+            self.app.conf.id,
+            await self.clients.admin.cluster_id(),
+            await self.clients.admin.topics(pinned),
+        )
 
     def measure(self) -> None:
         """Update gauges that change slowly; called about once a second."""
@@ -163,8 +177,24 @@ class Runtime:
             metrics.in_flight(poll.flight.records, poll.flight.size_bytes)
             if poll.heartbeat_age_s < POLL_ALIVE_S:
                 self.health.beat(Heartbeat.POLL)
+        self._trim()
         metrics.tasks({TaskState.RUNNING: len(self.tasks.partitions)})
         self.tasks.measure(metrics)
+
+    def _trim(self) -> None:
+        """Delete what was read of repartition topics: their retention is unlimited."""
+        now_s = time.monotonic()
+        if now_s - self._trimmed_s < TRIM_INTERVAL_S:
+            return
+        self._trimmed_s = now_s
+        done = {
+            partition: offset
+            for partition, offset in self.epochs.machine.committed_offsets.items()
+            if partition.topic in self.repartition_topics and offset > 0
+        }
+        if done:
+            task = asyncio.ensure_future(self.clients.admin.delete_records(done))
+            task.add_done_callback(_trimmed)
 
     async def stop(self) -> None:
         """End threads and clients; committed work is committed, the rest is the next owner's."""
@@ -225,3 +255,9 @@ class Runtime:
     def partition_count(self, topic: str) -> int:
         """Return how many partitions a subscribed topic has."""
         return self.partition_counts[topic]
+
+
+def _trimmed(task: asyncio.Task[Any]) -> None:
+    """Log a trim that failed: the topic stays longer than it need, nothing else."""
+    if not task.cancelled() and task.exception() is not None:
+        log.warning(LogEvent.KAFKA_UNREACHABLE, error=str(task.exception()))

@@ -368,8 +368,9 @@ class Stream(faust.Stream):
 
     def _repartition_topic(self, name: str, partitions: int | None) -> Any:
         source = cast("Any", self.channel)
+        runtime = runtime_of(self.app)
         prefix = f"{self.prefix}-" if self.prefix and not source.has_prefix else ""
-        return source.derive(
+        derived = source.derive(
             prefix=prefix,
             suffix=f"-{name}-repartition",
             partitions=partitions or self.app.conf.topic_partitions,
@@ -377,6 +378,8 @@ class Stream(faust.Stream):
             # Repartition topics carry event time; what was read is deleted by offset instead.
             config={"retention.ms": "-1", "message.timestamp.after.max.ms": str(2**63 - 1)},
         )
+        runtime.repartition_topics.update(derived.topics)
+        return derived
 
     def _forwarding(self, target: Any, operation: str) -> tuple[StreamT, Any]:
         """Return the stream that reads ``target`` and a function that sets the forwarding step.
