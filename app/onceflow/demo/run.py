@@ -167,8 +167,7 @@ class _Job:
         try:
             await self._prepare(directory)
             seconds = await self._process(flights)
-            for worker in self._workers:
-                worker.stop()
+            await asyncio.gather(*(self._off_loop(worker.stop) for worker in self._workers))
             if self._plan.breakage is Breakage.STALE:
                 await write_stale_rows(self._config)
             self._display.tell("comparing every report, window and total with the truth")
@@ -240,11 +239,13 @@ class _Job:
 
     async def _kill_one(self) -> None:
         """Kill a worker, start it again, and wait until all partitions go on."""
-        await self._watch.look()
         victim = self._workers[self._next_victim % len(self._workers)]
         self._next_victim += 1
-        self._watch.note_kill()
+        at_s = time.monotonic()
         victim.kill()
+        # Looked at only now: what it committed in its last moment is no recovery.
+        await self._watch.look()
+        self._watch.note_kill(at_s)
         self._display.tell(f"worker {victim.number} killed by SIGKILL")
         victim.start()
         await self._until(lambda: not self._watch.is_recovering())

@@ -91,10 +91,10 @@ class Watch:
         """Whether all that is in a topic, as of the last look, is committed."""
         return all(self.committed.get(p, 0) >= self.ends.get(p, 0) for p in partitions_of(topic))
 
-    def note_kill(self) -> None:
-        """Remember that a worker was killed at this moment."""
+    def note_kill(self, at_s: float) -> None:
+        """Remember a kill at ``at_s`` (monotonic), which the last look has come after."""
         offsets = {each: self.committed.get(each, 0) for each in partitions_of(FLIGHTS)}
-        self.kills.append(Kill(time.monotonic(), offsets))
+        self.kills.append(Kill(at_s, offsets))
 
     def is_recovering(self) -> bool:
         """Whether a kill's effects are still to be seen."""
