@@ -45,10 +45,16 @@ class Program:
 
     def send(self, topic, rows):
         """Produce rows of (key, value, partition, timestamp in ms or None); bytes or None."""
-        producer = Producer({"bootstrap.servers": self.bootstrap, "enable.idempotence": True})
+        producer = Producer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "enable.idempotence": True,
+                "partitioner": "murmur2_random",
+            }
+        )
         for key, value, partition, timestamp in rows:
             more = {} if timestamp is None else {"timestamp": timestamp}
-            producer.produce(topic, value, key, partition, **more)
+            producer.produce(topic, value, key, -1 if partition is None else partition, **more)
         assert producer.flush(60) == 0
 
     def read(self, topic, partitions=1, isolation="read_committed", timeout_s=20.0):
