@@ -239,3 +239,9 @@ REPLY_TOPICS_KEPT = 1_000
 
 TRIM_INTERVAL_S = 30.0
 """How often what was read of repartition topics is deleted: they hold half a minute of records."""
+
+RECORD_BOUND_S_MAX = 450.0
+"""Twice it is the transaction timeout, of which Kafka takes 900 s by default."""
+
+OAUTH_TOKEN_S = 300.0
+"""Faust's token providers do not tell how long a token lives; it is asked for again after this."""

@@ -43,13 +43,15 @@ def install(app: AppT, conf: Any) -> None:
     """
     from onceflow.engine.agent import Agent  # noqa: PLC0415 - only apps of ours load the engine
     from onceflow.engine.consumer import TableManager  # noqa: PLC0415
+    from onceflow.engine.faust_settings import check_classes, has_worker_class  # noqa: PLC0415
     from onceflow.engine.global_tables import GlobalTable  # noqa: PLC0415
     from onceflow.engine.sets import SetGlobalTable, SetTable  # noqa: PLC0415
     from onceflow.engine.stream import Stream  # noqa: PLC0415
     from onceflow.engine.tables import Table  # noqa: PLC0415
     from onceflow.engine.topic import Topic  # noqa: PLC0415
+    from onceflow.engine.worker import Worker  # noqa: PLC0415
 
-    del app
+    check_classes(app)
     check_faust(version("faust-streaming"))
     for brokers in (conf.broker_consumer, conf.broker_producer):
         if any(url.scheme != SCHEME for url in brokers):
@@ -64,6 +66,9 @@ def install(app: AppT, conf: Any) -> None:
     conf.TableManager = TableManager
     conf.processing_guarantee = ProcessingGuarantee.EXACTLY_ONCE
     conf.stream_publish_on_commit = False
+    conf.producer_threaded = False
+    if not has_worker_class(app):
+        conf.Worker = Worker
 
 
 def check_faust(installed: str) -> None:

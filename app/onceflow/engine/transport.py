@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import parse_qsl
 
 from faust.transport.base import Transport as FaustTransport
 
 from onceflow.engine.conductor import Conductor
 from onceflow.engine.consumer import Consumer
+from onceflow.engine.faust_settings import translated
 from onceflow.engine.producer import Producer
 from onceflow.engine.replies import ReplyConsumer
 from onceflow.engine.runtime import Runtime
-from onceflow.settings import Settings
+from onceflow.settings import Settings, settings_file, url_arguments
 
 if TYPE_CHECKING:
     from faust.types import AppT
     from yarl import URL
 
-SETTINGS_FILE = "onceflow.toml"
 DEFAULT_PORT = 9092
 
 
@@ -51,23 +50,8 @@ def load_settings(app: AppT, url: list[URL]) -> Settings:
     Raises:
         ConfigError: every wrong setting at once, with its source.
     """
-    arguments: dict[str, object] = {}
-    conf = cast("Any", app).conf
-    if conf.broker_commit_interval != _FAUST_COMMIT_INTERVAL_S:
-        arguments["commit_interval_ms"] = int(conf.broker_commit_interval * 1000)
-    if conf.broker_commit_every != _FAUST_COMMIT_EVERY:
-        arguments["commit_records"] = conf.broker_commit_every
-    if conf.broker_session_timeout != _FAUST_SESSION_TIMEOUT_S:
-        arguments["session_timeout_ms"] = int(conf.broker_session_timeout * 1000)
+    arguments = translated(app)
     for part in url:
-        arguments.update(parse_qsl(part.query_string))
+        arguments.update(url_arguments(str(part)))
     arguments.update(cast("Any", app).__dict__.get("onceflow_arguments", {}))
-    named = os.environ.get("ONCEFLOW_FILE")
-    file = Path(named) if named else Path(SETTINGS_FILE)
-    return Settings.load(arguments, os.environ, file if named or file.exists() else None)
-
-
-_FAUST_COMMIT_INTERVAL_S = 2.8
-_FAUST_COMMIT_EVERY = 10_000
-_FAUST_SESSION_TIMEOUT_S = 60.0
-"""Faust's defaults: a value that differs was set by the user and is honoured."""
+    return Settings.load(arguments, os.environ, settings_file(os.environ, Path.cwd()))

@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
+import faust
 from mode.utils.imports import import_from_cwd, symbol_by_name
+from mode.utils.logging import level_number
 
+from onceflow.engine.faust_settings import tell_without_effect
+from onceflow.engine.runtime import runtime_of
 from onceflow.errors import ConfigError
+from onceflow.observe import logs
+from onceflow.observe.logs import LogFormat
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from faust.types import AppT
+
+
+class Worker(faust.Worker):
+    """Faust's worker; its log lines are ours in form, unless the app configures logging itself."""
+
+    def __init__(
+        self,
+        app: AppT,
+        *services: Any,
+        loglevel: str | int | None = None,
+        logfile: Any = None,
+        logging_config: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        tell_without_effect(app)
+        if logging_config is None and not app.conf.logging_config:
+            stream = open(logfile, "a", encoding="utf-8") if isinstance(logfile, str) else logfile  # noqa: PTH123, SIM115 - lives as long as the process
+            level = logging.getLevelName(level_number(loglevel or "INFO"))
+            log_format = LogFormat(runtime_of(app).settings.log_format.value)
+            logging_config = logs.logging_config(level=level, log_format=log_format, stream=stream)
+        super().__init__(
+            app,
+            *services,
+            loglevel=loglevel,
+            logfile=logfile,
+            logging_config=logging_config,
+            **options,
+        )
 
 
 def find_app(path: str) -> Any:

@@ -41,6 +41,7 @@ class LogEvent(StrEnum):
 
     EPOCH_ABORTED = "epoch_aborted"
     NOTHING_SUBSCRIBED = "nothing_subscribed"
+    SETTING_WITHOUT_EFFECT = "setting_without_effect"
     TOPIC_CREATED = "topic_created"
     TOPIC_MISSING = "topic_missing"
     REPLIES_INTERRUPTED = "replies_interrupted"
