@@ -41,6 +41,8 @@ class TakeoverDriver:
         """Run to the end; reports ``TakenOver`` or ``Failed`` to the epochs."""
         self._task = asyncio.current_task()
         try:
+            # An aborted claim leaves them open, and others may have written in between.
+            self.runtime.tasks.close(self.effect.partitions)
             await asyncio.sleep(self.effect.after_s)
             event: td.TakeoverEvent | None = td.Begin()
             while event is not None:

@@ -8,7 +8,10 @@ the code, then ``retriable``. What no rule knows is an unknown outcome, the care
 
 from __future__ import annotations
 
-from confluent_kafka import KafkaError
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from confluent_kafka import KafkaError, KafkaException
 
 from onceflow.errors import (
     ConfigError,
@@ -21,6 +24,9 @@ from onceflow.errors import (
     TransactionAborted,
     Unreachable,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 
 class ProducerFull(OnceflowError):  # noqa: N818 - it says what to do, not that something broke
@@ -235,3 +241,19 @@ def classify(error: KafkaError, doing: str = "") -> OnceflowError:
     kind = kind_of(error)
     hint = _HINT.get(error.code(), "")
     return kind(f"{doing or 'Kafka'}: {error.name()}: {error.str()}: {_MEANING[kind]}{hint}")
+
+
+@contextmanager
+def unmasked() -> Generator[None]:
+    """Let the fatal error of a client come out of any call that serves its callbacks.
+
+    The binding sets a fatal error as Python's exception in the middle of serving, and goes on: a
+    log line that is served next fails with ``SystemError``, of which the error is the cause (seen
+    with confluent-kafka 2.16, when Kafka had aborted a transaction under a stalled process).
+    """
+    try:
+        yield
+    except SystemError as masked:
+        if isinstance(masked.__cause__, KafkaException):
+            raise masked.__cause__ from None
+        raise

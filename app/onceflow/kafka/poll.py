@@ -40,7 +40,7 @@ from onceflow.ids import Partition
 from onceflow.kafka.columns import runs_of, split
 from onceflow.kafka.configuration import GroupProtocol
 from onceflow.kafka.connection import Connection
-from onceflow.kafka.errors import classify
+from onceflow.kafka.errors import classify, unmasked
 from onceflow.kafka.flight import Flight, Flow
 
 if TYPE_CHECKING:
@@ -309,8 +309,9 @@ class PollThread:
             self._end()
             return
         try:
-            while not self._stopping:
-                self._turn(consumer)
+            with unmasked():
+                while not self._stopping:
+                    self._turn(consumer)
         except KafkaException as error:
             self._post(self._on_failure, classify(error.args[0], "consume"))
         except Exception as error:  # noqa: BLE001 - a loop root: it must never end unseen

@@ -26,7 +26,7 @@ from onceflow import limits
 from onceflow.errors import Fenced, InvariantViolation, OnceflowError, Unreachable, invariant
 from onceflow.kafka.configuration import NO_HOOKS, Hooks, producer_config
 from onceflow.kafka.connection import Connection
-from onceflow.kafka.errors import ProducerFull, classify, kind_of
+from onceflow.kafka.errors import ProducerFull, classify, kind_of, unmasked
 from onceflow.kafka.plain import Delivery, PlainProducer, enqueue
 from onceflow.kafka.threads import TransactionThread
 
@@ -119,7 +119,8 @@ class TransactionalProducer:
         """
         self._errors_at_begin = self._connection.count
         try:
-            self._client.begin_transaction()
+            with unmasked():
+                self._client.begin_transaction()
         except KafkaException as error:
             raise self._classified(error, "begin") from error
 
@@ -201,7 +202,8 @@ class TransactionalProducer:
         comes to light here is told by the next call that depends on it.
         """
         try:
-            return self._client.poll(timeout_s)
+            with unmasked():
+                return self._client.poll(timeout_s)
         except KafkaException as error:
             # The binding raises a fatal error from whatever serves it, once.
             self._fatal = error.args[0]
@@ -219,7 +221,8 @@ class TransactionalProducer:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                self._client.init_transactions(max(0.1, deadline - time.monotonic()))
+                with unmasked():
+                    self._client.init_transactions(max(0.1, deadline - time.monotonic()))
             except KafkaException as error:
                 refused = self._connection.refusal("init")
                 if refused is not None:
@@ -239,7 +242,8 @@ class TransactionalProducer:
             Fenced, OutcomeUnknown: the producer is spent.
         """
         try:
-            left = self._client.flush(timeout_s)
+            with unmasked():
+                left = self._client.flush(timeout_s)
         except KafkaException as error:
             self._fatal = error.args[0]
             raise self._classified(error, "flush") from error
@@ -285,7 +289,8 @@ class TransactionalProducer:
             )
             rows.append(TopicPartition(partition.topic, partition.number, offset, metadata))
         try:
-            self._client.send_offsets_to_transaction(rows, group_metadata)
+            with unmasked():
+                self._client.send_offsets_to_transaction(rows, group_metadata)
         except KafkaException as error:
             raise self._classified(error, "send offsets") from error
 
@@ -324,7 +329,8 @@ class TransactionalProducer:
         started = time.monotonic()
         failure: KafkaError | None = None
         try:
-            end(timeout_s)
+            with unmasked():
+                end(timeout_s)
         except KafkaException as error:
             failure = error.args[0]
         elapsed_s = time.monotonic() - started
@@ -359,7 +365,8 @@ class TransactionalProducer:
         while left and time.monotonic() < deadline:
             before = left
             try:
-                left = self._client.flush(limits.ABORT_STEP_S)
+                with unmasked():
+                    left = self._client.flush(limits.ABORT_STEP_S)
             except KafkaException as error:
                 self._fatal = error.args[0]
                 return
