@@ -245,3 +245,12 @@ RECORD_BOUND_S_MAX = 450.0
 
 OAUTH_TOKEN_S = 300.0
 """Faust's token providers do not tell how long a token lives; it is asked for again after this."""
+
+RESTORE_POLL_RECORDS = 10_000
+"""Records asked for at once while restoring; see RESTORE_CHUNK_RECORDS, which is as many."""
+
+RESTORE_POLL_S = 0.1
+"""How long a restoring reader waits for a first record; also the longest that cancelling takes."""
+
+RESTORE_PROGRESS_S = 1.0
+"""How often a running restore is logged and shown."""

@@ -8,8 +8,11 @@ counts each attempt *before* it begins (``epoch_events.NoteAttempt``), so that a
 the process is counted too. Once the attempts are used up, the replay asks ``ending`` and gives the
 record to the dead-letter topic (or skips it, or stops) instead of to the agent.
 
-A process that dies without a failed record leaves no blame: only after ``PROBATION_ATTEMPTS``
-owners were lost at one offset is the record there tried alone.
+A process that dies without a failed record leaves no blame, and the record may be thousands behind
+the committed offset. So whoever takes over from an owner that did not say goodbye begins carefully:
+epochs of 1, 4, 16 ... records of one partition at a time. If the process dies again, its commits
+have come closer to the record; after an ordinary kill this costs some milliseconds. Once
+``PROBATION_ATTEMPTS`` owners were lost at one offset, the record there is a suspect by itself.
 
 Must never import anything that acts; waiting is the engine's.
 """
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 from onceflow.decisions.marker import PROBATION_ATTEMPTS, noted_attempts
 from onceflow.errors import invariant
 from onceflow.ids import Offset, Partition
+from onceflow.limits import CAREFUL_GROWTH, CAREFUL_RECORDS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -159,6 +163,16 @@ class _Suspect:
     """``Marker.attempts`` at the last commit; grows by one when an attempt is noted."""
 
 
+@dataclass(slots=True)
+class _Careful:
+    """A partition that a lost owner read last: its epochs begin small and grow."""
+
+    offset: Offset
+    """Committed offset at the last look. Invariant: only grows."""
+    records: int = 1
+    """How many to read in the next epoch; grows with each commit that moved."""
+
+
 _ANY_AGENT: Final = ""
 """Nobody knows which agent a killed process was in."""
 
@@ -177,16 +191,20 @@ class FailurePolicy:
         self._suspects: Final[dict[Partition, list[_Suspect]]] = {}
         """Suspects of each partition by offset; shrunk by commits beyond them. Invariant: ranges
         do not overlap, no list is empty."""
+        self._careful: Final[dict[Partition, _Careful]] = {}
+        """Partitions taken over from a lost owner, until their epochs have grown large."""
 
     @property
     def quiet(self) -> bool:
         """Nothing is suspect: read at will. Cheap, for the hot path."""
-        return not self._suspects
+        return not self._suspects and not self._careful
 
     def claimed(self, starts: Mapping[Partition, Start]) -> None:
         """Partitions were claimed: what their markers say of earlier owners is taken on."""
+        self.forget(starts)
         for partition, start in starts.items():
-            self._suspects.pop(partition, None)
+            if start.attempts:
+                self._careful[partition] = _Careful(start.offset)
             if start.attempts < PROBATION_ATTEMPTS:
                 continue
             suspect = _Suspect(start.offset, Offset(start.offset + 1), 1)
@@ -198,6 +216,7 @@ class FailurePolicy:
         """Partitions are not ours any more."""
         for partition in partitions:
             self._suspects.pop(partition, None)
+            self._careful.pop(partition, None)
 
     def committed(
         self, offsets: Mapping[Partition, Offset], attempts: Mapping[Partition, int]
@@ -218,6 +237,12 @@ class FailurePolicy:
                 self._suspects[partition] = left
             else:
                 del self._suspects[partition]
+        for partition, careful in list(self._careful.items()):
+            if offsets[partition] > careful.offset:
+                careful.offset = offsets[partition]
+                careful.records *= CAREFUL_GROWTH
+            if careful.records > CAREFUL_RECORDS_MAX:
+                del self._careful[partition]
 
     @staticmethod
     def _advance(suspect: _Suspect, committed: Offset, attempts: int) -> _Suspect:
@@ -289,26 +314,43 @@ class FailurePolicy:
         """How to read the next epoch; None to read at will.
 
         Asked when the gate opens. Suspects are tried one after the other, the least tried first, so
-        that a process killed by one of them blames only that one.
+        that a process killed by one of them blames only that one; then what is read carefully.
 
         Args:
             committed: ``CommitEpochs.committed_offsets``.
             in_hand: offset of the first unread record of each partition that has one; without it
                 nothing is held up for a record that may never come.
         """
-        firsts = [(partition, suspects[0]) for partition, suspects in self._suspects.items()]
-        firsts.sort(key=lambda first: (sum(first[1].attempts.values()), first[0]))
-        for partition, suspect in firsts:
+        held = frozenset(self._suspects.keys() | self._careful.keys())
+        for partition, suspect in self._by_turn():
             if committed[partition] < suspect.offset:
                 return ReadUpTo(partition, suspect.offset)
-            if partition not in in_hand:
-                continue
-            # Offsets have gaps: the suspect is the first record at or after its offset.
-            suspect.end_offset = max(suspect.end_offset, Offset(in_hand[partition] + 1))
-            if suspect.records == 1 and suspect.noted is _Noted.NO and not self._ended(suspect):
-                return NoteFirst(partition)
-            return TryAlone(partition, suspect.records)
-        return Hold(frozenset(self._suspects)) if firsts else None
+            if partition in in_hand:
+                # Offsets have gaps: the suspect is the first record at or after its offset.
+                suspect.end_offset = max(suspect.end_offset, Offset(in_hand[partition] + 1))
+                single = suspect.records == 1 and not self._ended(suspect)
+                if single and suspect.noted is _Noted.NO:
+                    return NoteFirst(partition)
+                return TryAlone(partition, suspect.records)
+            if suspect.noted is _Noted.YES:
+                # Its marker counts an attempt: nothing else may be tried, and blamed on it.
+                return Hold(held)
+        for partition, careful in sorted(self._careful.items(), key=lambda each: each[0]):
+            if partition in in_hand and partition not in self._suspects:
+                return TryAlone(partition, careful.records)
+        return Hold(held) if held else None
+
+    def _by_turn(self) -> list[tuple[Partition, _Suspect]]:
+        """The first suspect of each partition: a noted one first, then the least tried."""
+        firsts = [(partition, suspects[0]) for partition, suspects in self._suspects.items()]
+        return sorted(
+            firsts,
+            key=lambda first: (
+                first[1].noted is _Noted.NO,
+                sum(first[1].attempts.values()),
+                first[0],
+            ),
+        )
 
     def _ended(self, suspect: _Suspect) -> bool:
         """Whether no agent gets the record any more, as far as is known."""

@@ -21,6 +21,7 @@ from onceflow.decisions.failures import (
 )
 from onceflow.errors import InvariantViolation
 from onceflow.ids import Offset, Partition
+from onceflow.limits import CAREFUL_GROWTH, CAREFUL_RECORDS_MAX
 
 P = Partition("in", 0)
 Q = Partition("in", 1)
@@ -127,10 +128,24 @@ def test_stop_leaves_after_the_abort_and_says_which_record(kind):
 
 def test_a_partition_whose_owners_were_lost_twice_is_tried_alone():
     failures = policy()
-    failures.claimed({P: Start(Offset(7), attempts=1)})
-    assert failures.quiet
     failures.claimed({P: Start(Offset(7), attempts=2)})
     assert plan(failures, 7, 7) == NoteFirst(P)
+
+
+def test_after_a_lost_owner_epochs_begin_small_and_grow_until_all_is_read_at_will():
+    failures = policy()
+    failures.claimed({P: Start(Offset(7), attempts=1), Q: Start(Offset(0))})
+    assert plan(failures, 7, None) == Hold(frozenset([P]))
+    sizes, offset = [], 7
+    while (attempt := plan(failures, offset, offset)) is not None:
+        assert isinstance(attempt, TryAlone)
+        sizes.append(attempt.records)
+        offset += attempt.records
+        commit(failures, offset)
+    assert sizes == [1, 4, 16, 64, 256, 1024]
+    assert sizes[-1] == CAREFUL_RECORDS_MAX
+    assert sizes[1] == CAREFUL_GROWTH
+    assert failures.quiet
 
 
 def test_a_suspect_without_a_record_in_hand_holds_up_only_itself():
