@@ -5,7 +5,12 @@
     ├── ProposalDropped        the proposal is not in the log; wait or ask the leader, then repeat
     ├── ReadDropped            the read was not accepted; wait for a leader, then ask again
     ├── MessageRefused         the message is not one a peer may send us; drop it
-    └── ConfChangeRefused      the change does not fit the present configuration; propose another
+    ├── ConfChangeRefused      the change does not fit the present configuration; propose another
+    └── StorageError           the replica's own disk; none of these is ever retried
+        ├── StorageLocked      another process uses the directory; stop it, or name another one
+        ├── StorageUnknown     not a log of a version we know; use the version that wrote it
+        ├── StorageCorrupt     acknowledged data is damaged; rejoin empty as a learner
+        └── StorageFailed      a write or a sync failed; the replica stops, the disk is checked
     InvariantViolation         a bug, or a log that lost what it had acknowledged: the replica stops
 
 Messages say what happened, what it means for correctness, and what to do. The package logs
@@ -92,6 +97,33 @@ class ConfChangeRefused(ConsensusError):  # noqa: N818 - see above
     def __init__(self, refusal: ConfChangeRefusal) -> None:
         super().__init__(f"configuration change refused: {refusal.value}")
         self.refusal = refusal
+
+
+class StorageError(ConsensusError):
+    """The replica's own disk cannot be used. Not raised itself."""
+
+
+class StorageLocked(StorageError):  # noqa: N818 - see above
+    """Another process holds the directory. Reaction: stop it, or use another directory."""
+
+
+class StorageUnknown(StorageError):  # noqa: N818 - see above
+    """The files are not ours, or of another version. Reaction: use the version that wrote them."""
+
+
+class StorageCorrupt(StorageError):  # noqa: N818 - see above
+    """What was acknowledged is damaged or missing. Reaction: do not start from these files.
+
+    Cutting the damage off would take back a promise, and could lose what the group committed. The
+    replica rejoins with an empty directory, as a learner that gets a snapshot.
+    """
+
+
+class StorageFailed(StorageError):  # noqa: N818 - see above
+    """A write or a sync failed. Reaction: stop the replica; check the disk; start it again.
+
+    Never retried: after a failed sync the kernel may report success for pages it has dropped.
+    """
 
 
 class InvariantViolation(Exception):  # noqa: N818 - see above

@@ -31,3 +31,20 @@ HEARTBEAT_TICKS = 1
 ELECTION_TICKS = 10
 """Ticks without a leader before a campaign: an order of magnitude above a heartbeat, so that a
 few lost heartbeats change no leader."""
+
+SEGMENT_BYTES = 64 * 1024 * 1024
+"""Size of a log segment, allocated in advance: writes into it change no file size, so that a sync
+writes data only. Compaction frees whole segments, hence not larger."""
+
+MAX_RECORD_BYTES = 32 * 1024 * 1024
+"""A record that claims more is damaged. Above any entry a message may carry."""
+
+MAX_BATCH_BYTES = 8 * 1024 * 1024
+"""Bytes that one sync covers at most: beyond it the writes that wait get a sync of their own, so
+that the first of them is not kept waiting."""
+
+SNAPSHOT_CHUNK_BYTES = 1024 * 1024
+"""Bytes of a snapshot read or written at a time."""
+
+KEPT_SNAPSHOTS = 2
+"""Snapshots kept on disk: the newest, and the one that a slow follower may still be reading."""

@@ -1,0 +1,135 @@
+"""A directory in memory that behaves like a disk in a crash: what was not synced may be lost.
+
+``crash`` keeps of each un-synced write any of its sectors, in no particular order, and of the
+un-synced creations, renames and removals any prefix. ``fail_next`` lets an operation fail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from onceflow_consensus.errors import StorageFailed
+
+SECTOR_BYTES = 512
+_KEPT_SHARE = 0.5
+
+
+class Choice(Protocol):
+    """A source of chance that the caller seeds: ``random.Random`` is one."""
+
+    def random(self) -> float:
+        """Return a number from 0 up to 1."""
+        ...
+
+    def randint(self, a: int, b: int) -> int:
+        """Return a number from a to b."""
+        ...
+
+
+@dataclass(slots=True)
+class _File:
+    """A file as it is read, as it is durable, and the writes between the two."""
+
+    content: bytearray
+    durable: bytearray
+    unsynced: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
+
+
+class MemoryDisk:
+    """A ``Disk`` whose crashes are decided by the caller."""
+
+    def __init__(self, files: dict[str, bytes] | None = None) -> None:
+        self._files = {
+            name: _File(bytearray(content), bytearray(content))
+            for name, content in (files or {}).items()
+        }
+        self._durable_names = dict(self._files)
+        # The directory after each change of a name that is not durable.
+        self._later_names: list[dict[str, _File]] = []
+        self.sync_count = 0
+        self.fail_next: str | None = None
+
+    def names(self) -> list[str]:
+        """See ``Disk``."""
+        return sorted(self._files)
+
+    def read(self, name: str) -> bytes:
+        """See ``Disk``."""
+        self._may_fail("read")
+        return bytes(self._files[name].content)
+
+    def create(self, name: str, allocated_bytes: int) -> None:
+        """See ``Disk``."""
+        self._may_fail("create")
+        self._files[name] = _File(bytearray(allocated_bytes), bytearray(allocated_bytes))
+        self._later_names.append(dict(self._files))
+
+    def write(self, name: str, offset: int, data: bytes) -> None:
+        """See ``Disk``."""
+        self._may_fail("write")
+        file = self._files[name]
+        _put(file.content, offset, data)
+        file.unsynced.append((offset, data))
+
+    def sync(self, name: str) -> None:
+        """See ``Disk``."""
+        self._may_fail("sync")
+        self.sync_count += 1
+        file = self._files[name]
+        file.durable = bytearray(file.content)
+        file.unsynced = []
+
+    def rename(self, old: str, new: str) -> None:
+        """See ``Disk``."""
+        self._may_fail("rename")
+        self._files[new] = self._files.pop(old)
+        self._later_names.append(dict(self._files))
+
+    def remove(self, name: str) -> None:
+        """See ``Disk``."""
+        self._may_fail("remove")
+        self._files.pop(name, None)
+        self._later_names.append(dict(self._files))
+
+    def sync_directory(self) -> None:
+        """See ``Disk``."""
+        self._may_fail("sync_directory")
+        self._durable_names = dict(self._files)
+        self._later_names = []
+
+    def close(self) -> None:
+        """See ``Disk``."""
+
+    def damage(self, name: str, offset: int) -> None:
+        """Flip the bits of a byte on the disk."""
+        file = self._files[name]
+        file.content[offset] ^= 0xFF
+        file.durable = bytearray(file.content)
+
+    def crash(self, choice: Choice) -> MemoryDisk:
+        """Return the disk as it is found after a crash."""
+        kept = choice.randint(0, len(self._later_names))
+        names = self._later_names[kept - 1] if kept else self._durable_names
+        return MemoryDisk({name: _survivor(file, choice) for name, file in names.items()})
+
+    def _may_fail(self, operation: str) -> None:
+        if self.fail_next == operation:
+            raise StorageFailed(f"the test lets {operation} fail")
+
+
+def _put(content: bytearray, offset: int, data: bytes) -> None:
+    content.extend(bytes(max(0, offset - len(content))))
+    content[offset : offset + len(data)] = data
+
+
+def _survivor(file: _File, choice: Choice) -> bytes:
+    survived = bytearray(file.durable)
+    for offset, data in file.unsynced:
+        start, end = offset, offset + len(data)
+        while start < end:
+            stop = min(end, (start // SECTOR_BYTES + 1) * SECTOR_BYTES)
+            if choice.random() < _KEPT_SHARE:
+                _put(survived, start, data[start - offset : stop - offset])
+            start = stop
+    return bytes(survived)
