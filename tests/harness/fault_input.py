@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import random
 import threading
 import time
@@ -39,7 +38,7 @@ class Feeder:
                 "enable.idempotence": True,
                 "linger.ms": 5,
                 "message.timeout.ms": 120_000,
-                "logger": _silent(),
+                "log_level": 0,
             }
         )
         self._stopping = threading.Event()
@@ -157,7 +156,7 @@ def reader(bootstrap, isolation="read_committed", **options):
             "enable.auto.commit": False,
             "isolation.level": isolation,
             "fetch.wait.max.ms": 20,
-            "logger": _silent(),
+            "log_level": 0,
             **options,
         }
     )
@@ -226,10 +225,3 @@ def open_transactions(bootstrap, topics, timeout_s=10.0):
     finally:
         stable.close()
         raw.close()
-
-
-def _silent():
-    logger = logging.getLogger("harness.librdkafka")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
-    return logger

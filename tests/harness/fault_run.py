@@ -152,10 +152,12 @@ class FaultRun:
     def _until(self, reached, timeout_s, what):
         deadline = time.monotonic() + timeout_s
         while not reached():
-            if time.monotonic() > deadline:
+            dead = self.workers and not any(worker.running for worker in self.workers.values())
+            if dead or time.monotonic() > deadline:
                 logs = "\n".join(f"--- {w.name}\n{w.tail()}" for w in self.workers.values())
                 counts = {t: self.watcher.count(t) for t in self.watcher.outputs}
-                raise AssertionError(f"not within {timeout_s} s: {what}; {counts}\n{logs}")
+                why = "no worker runs" if dead else f"not within {timeout_s} s"
+                raise AssertionError(f"{why}: {what}; {counts}\n{logs}")
             time.sleep(0.02)
 
     # The end.
@@ -178,7 +180,7 @@ class FaultRun:
                 worker.terminate()
         for worker in self.workers.values():
             if worker._guard is not None:
-                worker.stop()
+                worker.wait_stopped()
 
     def verify(self):
         """Fail with everything that is not exactly-once."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from onceflow.localkafka.guard import Tie, guarded
@@ -16,6 +17,7 @@ TESTS = Path(__file__).resolve().parents[1]
 KILL_S = 10.0
 STOP_S = 30.0
 LOOK_S = 0.02
+IDLE = re.compile(r"Starting\.\.\.|Stopping\.\.\.|^[|+]")
 
 
 class Worker:
@@ -78,6 +80,10 @@ class Worker:
     def stop(self):
         """SIGTERM; the process must drain, commit and end by itself, without complaint."""
         self.terminate()
+        self.wait_stopped()
+
+    def wait_stopped(self):
+        """Wait until a terminated process has ended in order."""
         code = self.wait_ended(STOP_S)
         assert code in (0, signal.SIGTERM), f"{self.name} stopped with exit code {code}"
 
@@ -100,13 +106,17 @@ class Worker:
     def log(self):
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
-    def tail(self, lines=40):
-        return "\n".join(self.log().splitlines()[-lines:])
+    def tail(self, lines=25):
+        """The last lines of the log that tell something."""
+        told = [line[:500] for line in self.log().splitlines() if not IDLE.search(line)]
+        return "\n".join(told[-lines:])
 
     def _signal(self, number):
-        # While the guard lives, the number is the worker's: it is the one that would reap it.
-        if self.running:
-            os.kill(self.pid, number)
+        # While the guard lives, the number is the worker's: it is the one that reaps it. It looks
+        # every fifth of a second, so that a process may have ended before it does.
+        with suppress(ProcessLookupError):
+            if self.running:
+                os.kill(self.pid, number)
 
     def _wait(self, reached, timeout_s, what):
         deadline = time.monotonic() + timeout_s
