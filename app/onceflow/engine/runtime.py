@@ -200,7 +200,7 @@ class Runtime:
         """End threads and clients; committed work is committed, the rest is the next owner's."""
         await self.replies.stop()
         await self.replicas.stop()
-        self.tasks.close_all()
+        await self.tasks.close_all()
         await self.clients.stop()
         self.metrics.client_closed("consumer")
         if self._http is not None:

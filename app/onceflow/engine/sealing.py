@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
-from onceflow.errors import TransactionAborted
+from onceflow.errors import TransactionAborted, invariant
 from onceflow.state.overlay import Changes
 
 if TYPE_CHECKING:
@@ -38,21 +38,30 @@ class Sealed:
         changes: per (table, partition number) the rows to apply.
         positions: per (table, partition number) the changelog offset after the epoch; filled by
             delivery reports on the transaction thread before the commit returns.
+        is_committed: whether Kafka committed the epoch and the changes have their positions.
     """
 
-    __slots__ = ("changes", "positions", "records")
+    __slots__ = ("changes", "is_committed", "positions", "records")
 
     def __init__(self) -> None:
         self.changes: dict[tuple[str, int], Changes] = {}
         self.positions: dict[tuple[str, int], int] = {}
         self.records: dict[str, int] = {}
+        self.is_committed = False
 
     def placed(self) -> None:
         """Give the changes their positions, once the transaction is committed."""
+        unplaced = sorted(self.changes.keys() - self.positions.keys())
+        invariant(
+            not unplaced,
+            "INV-STATE-1: an epoch is applied only with the changelog positions of its commit",
+            unplaced=unplaced,
+        )
         self.changes = {
             where: change._replace(position=self.positions[where])
             for where, change in self.changes.items()
         }
+        self.is_committed = True
 
 
 async def seal(sources: Iterable[Sealable], transaction: TransactionalProducer) -> Sealed:

@@ -42,7 +42,7 @@ class TakeoverDriver:
         self._task = asyncio.current_task()
         try:
             # An aborted claim leaves them open, and others may have written in between.
-            self.runtime.tasks.close(self.effect.partitions)
+            await self.runtime.tasks.close(self.effect.partitions)
             await asyncio.sleep(self.effect.after_s)
             event: td.TakeoverEvent | None = td.Begin()
             while event is not None:
@@ -52,7 +52,7 @@ class TakeoverDriver:
                     following = answer if answer is not None else following
                 event = following
         except asyncio.CancelledError:
-            self.runtime.tasks.close(self.effect.partitions)
+            await self.runtime.tasks.close(self.effect.partitions)
 
     async def cancel(self) -> None:
         """Stop; stores opened so far are closed, nothing is reported later."""

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onceflow.decisions.copartition import tasks as tasks_of
-from onceflow.decisions.crash_points import CrashPoint
+from onceflow.engine.restoring import RestoreJob
+from onceflow.errors import invariant
 from onceflow.ids import Partition, TaskId
-from onceflow.kafka.changelog import LOG_START, ChangelogReader
+from onceflow.kafka.changelog import LOG_START
+from onceflow.limits import STORE_HEARTBEAT_S
 from onceflow.observe.events import LogEvent
 from onceflow.observe.health import TaskState
 from onceflow.observe.logs import get_logger
@@ -35,10 +37,6 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-_POLL_RECORDS = 20_000
-_POLL_S = 0.1
-_PROGRESS_S = 1.0
-"""How often a running restore is logged and shown."""
 DELETE_RETENTION_MS = 86_400_000
 """Kafka's default ``delete.retention.ms``. A store is trusted for half of it: later, tombstones may
 be gone from the changelog, and deleted keys would come back."""
@@ -68,6 +66,7 @@ class Tasks:
         self.runtime = runtime
         self.stores: dict[TaskId, TaskStore] = {}
         self.partitions: dict[TaskId, frozenset[Partition]] = {}
+        self._applied_s: dict[TaskId, float] = {}
         self._budget: MemoryBudget | None = None
         self._identity: StoreIdentity | None = None
 
@@ -166,42 +165,33 @@ class Tasks:
                 self._report_rebuilds(each.task, each.store)
             position = each.store.changelog_position(each.table)
             positions[partition] = LOG_START if position is None else position
-        reader = await asyncio.to_thread(ChangelogReader, self.runtime.clients.config, positions)
-        try:
-            records = await self._read_up(reader, restoring)
-        finally:
-            await asyncio.to_thread(reader.close)
+        loaders = {partition: each.loader for partition, each in restoring.items()}
+        job = RestoreJob(self.runtime.clients.config, positions, loaders, self.runtime.crash)
+        await job.run(lambda: self._show_progress(job, restoring))
         for each in restoring.values():
             each.loader.caught_up(now_ms=wall_ms())
             self.runtime.metrics.restore(each.task, each.table, 0)
-        elapsed_s = time.monotonic() - started_s
         log.info(
-            LogEvent.TASK_RESTORED, records=records, changelogs=len(restoring), elapsed_s=elapsed_s
+            LogEvent.TASK_RESTORED,
+            records=job.records,
+            changelogs=len(restoring),
+            elapsed_s=time.monotonic() - started_s,
         )
 
-    async def _read_up(
-        self, reader: ChangelogReader, restoring: dict[Partition, _Restoring]
-    ) -> int:
-        records, shown_s = 0, time.monotonic()
-        while reader.remaining():
-            runs = await asyncio.to_thread(reader.poll, _POLL_RECORDS, _POLL_S)
-            for run in runs:
-                self.runtime.crash(CrashPoint.DURING_RESTORE)
-                loader = restoring[run.partition].loader
-                for _ in loader.load_pieces(run.keys, run.values, run.offsets, now_ms=wall_ms()):
-                    await asyncio.sleep(0)
-                records += len(run)
-            if time.monotonic() - shown_s > _PROGRESS_S:
-                shown_s = time.monotonic()
-                log.info(LogEvent.TASK_RESTORING, records=records, remaining=reader.remaining())
-                for partition, each in restoring.items():
-                    left = reader.high_watermarks[partition] - reader.position(partition)
-                    self.runtime.metrics.restore(each.task, each.table, max(0, left))
-                    self.runtime.health.task(each.task, TaskState.RESTORING, max(0, left))
-        return records
+    def _show_progress(self, job: RestoreJob, restoring: dict[Partition, _Restoring]) -> None:
+        """Log how far a restore is, and tell metrics and health."""
+        left = job.remaining()
+        log.info(LogEvent.TASK_RESTORING, records=job.records, remaining=sum(left.values()))
+        of_tasks: dict[TaskId, int] = {}
+        for partition, each in restoring.items():
+            self.runtime.metrics.restore(each.task, each.table, left[partition])
+            of_tasks[each.task] = of_tasks.get(each.task, 0) + left[partition]
+        for task, remaining in of_tasks.items():
+            self.runtime.health.task(task, TaskState.RESTORING, remaining)
 
     def measure(self, metrics: WorkerMetrics) -> None:
-        """Tell the sizes of the stores."""
+        """Tell the sizes of the stores; called about once a second."""
+        self.heartbeat()
         for task, store in self.stores.items():
             metrics.store(
                 task,
@@ -218,6 +208,9 @@ class Tasks:
 
         Invariant INV-STATE-1: called only after Kafka committed the epoch.
         """
+        invariant(
+            sealed.is_committed, "INV-STATE-1: only an epoch that Kafka has committed is applied"
+        )
         numbers = {partition.number for partition in held}
         for task, store in self.stores.items():
             changes: dict[str, Changes] = {
@@ -228,23 +221,51 @@ class Tasks:
             if changes and task.number in numbers:
                 before = {name: store.changelog_position(name) or 0 for name in changes}
                 store.apply(changes, now_ms=wall_ms())
+                self._applied_s[task] = time.monotonic()
                 for name, change in changes.items():
                     self.runtime.replicas.feed(name, task.number, before[name], change)
 
-    def close(self, partitions: Iterable[Partition]) -> None:
-        """Close the tasks that any of these partitions belongs to."""
+    def heartbeat(self) -> None:
+        """Note in stores that did not change for an hour that they are complete, being ours.
+
+        Without it a quiet store would be too old to be trusted at the next start.
+        """
+        for task, store in self.stores.items():
+            quiet_s = time.monotonic() - self._applied_s.get(task, 0.0)
+            if quiet_s > STORE_HEARTBEAT_S and self._is_open(task):
+                store.apply({}, now_ms=wall_ms())
+                self._applied_s[task] = time.monotonic()
+
+    def _is_open(self, task: TaskId) -> bool:
+        """Return whether the task is restored and processes records."""
+        return any(task.number in table.parts for table in self._tables(task).values())
+
+    async def close(self, partitions: Iterable[Partition]) -> None:
+        """Close the tasks that any of these partitions belongs to.
+
+        Closing flushes, some 0.1 s per store and more on a slow disk, so it runs beside the loop.
+        """
         gone = frozenset(partitions)
+        closing: list[TaskStore] = []
         for task in [t for t, inputs in self.partitions.items() if inputs & gone]:
             del self.partitions[task]
             for table in self._tables(task).values():
                 table.close_part(task.number)
             store = self.stores.pop(task, None)
             if store is not None:
-                store.close()
+                closing.append(store)
+            self._applied_s.pop(task, None)
             self.runtime.metrics.task_closed(task)
         self.runtime.replicas.partitions_changed()
         self.runtime.health.assigned(list(self.partitions))
+        if closing:
+            await asyncio.shield(asyncio.to_thread(_close_all, closing))
 
-    def close_all(self) -> None:
+    async def close_all(self) -> None:
         """Close everything."""
-        self.close([p for inputs in self.partitions.values() for p in inputs])
+        await self.close([p for inputs in self.partitions.values() for p in inputs])
+
+
+def _close_all(stores: list[TaskStore]) -> None:
+    for store in stores:
+        store.close()

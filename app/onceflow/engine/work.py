@@ -38,8 +38,7 @@ class EpochWork:
             return
         self.runtime.gate.stamp = stamp
         for cursor in self.runtime.gate.cursors:
-            for batch in cursor.unfinished():
-                batch.stamp = stamp
+            cursor.restamp(stamp)
 
     def opened(self) -> None:
         """Note that records are processed from here on."""
@@ -120,4 +119,4 @@ class EpochWork:
         self.runtime.failures.policy.forget(partitions)
         for cursor in self.runtime.gate.cursors:
             cursor.forget(partitions)
-        self.runtime.tasks.close(partitions)
+        await self.runtime.tasks.close(partitions)
