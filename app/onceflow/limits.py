@@ -228,11 +228,12 @@ STORE_HEARTBEAT_S = 3_600.0
 ``delete.retention.ms``, 12 hours by default, so that a quiet one would be rebuilt otherwise."""
 
 CAREFUL_RECORDS_MAX = 1_024
-"""Records of the last small epoch after a lost owner; then its partition is read at will. An epoch at
-full speed holds some 10,000, so that a record which kills the process is found in a few lives more."""
+"""Records of the last small epoch after owners were lost in a row; then the partition is read at
+will. An epoch at full speed holds some 10,000, so that a record which kills is found in some 20."""
 
 CAREFUL_GROWTH = 4
-"""How small epochs after a lost owner grow: six epochs from 1 to 1,024 records, some 40 ms."""
+"""How small epochs grow: six from 1 to 1,024 records. More would come less close to the record in
+each life, less would take longer until the partition is read at will."""
 
 REPLY_TOPICS_KEPT = 1_000
 """Reply topics of other processes that a worker keeps at hand; each asking process has one."""

@@ -9,10 +9,10 @@ the process is counted too. Once the attempts are used up, the replay asks ``end
 record to the dead-letter topic (or skips it, or stops) instead of to the agent.
 
 A process that dies without a failed record leaves no blame, and the record may be thousands behind
-the committed offset. So whoever takes over from an owner that did not say goodbye begins carefully:
-epochs of 1, 4, 16 ... records of one partition at a time. If the process dies again, its commits
-have come closer to the record; after an ordinary kill this costs some milliseconds. Once
-``PROBATION_ATTEMPTS`` owners were lost at one offset, the record there is a suspect by itself.
+the committed offset. Once ``PROBATION_ATTEMPTS`` owners were lost at one offset, the record there
+is tried alone, and what follows is read carefully: epochs of 1, 4, 16 ... records of one partition
+at a time. If the process dies again, its commits have come closer to the record. An ordinary kill,
+with progress before the next one, costs nothing.
 
 Must never import anything that acts; waiting is the engine's.
 """
@@ -165,7 +165,7 @@ class _Suspect:
 
 @dataclass(slots=True)
 class _Careful:
-    """A partition that a lost owner read last: its epochs begin small and grow."""
+    """A partition at which owners were lost in a row: its epochs begin small and grow."""
 
     offset: Offset
     """Committed offset at the last look. Invariant: only grows."""
@@ -192,7 +192,7 @@ class FailurePolicy:
         """Suspects of each partition by offset; shrunk by commits beyond them. Invariant: ranges
         do not overlap, no list is empty."""
         self._careful: Final[dict[Partition, _Careful]] = {}
-        """Partitions taken over from a lost owner, until their epochs have grown large."""
+        """Partitions at which owners were lost in a row, until their epochs have grown large."""
 
     @property
     def quiet(self) -> bool:
@@ -203,10 +203,9 @@ class FailurePolicy:
         """Partitions were claimed: what their markers say of earlier owners is taken on."""
         self.forget(starts)
         for partition, start in starts.items():
-            if start.attempts:
-                self._careful[partition] = _Careful(start.offset)
             if start.attempts < PROBATION_ATTEMPTS:
                 continue
+            self._careful[partition] = _Careful(start.offset)
             suspect = _Suspect(start.offset, Offset(start.offset + 1), 1)
             suspect.seen_attempts = start.attempts
             suspect.attempts[_ANY_AGENT] = noted_attempts(start.attempts)

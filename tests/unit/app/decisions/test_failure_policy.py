@@ -132,10 +132,12 @@ def test_a_partition_whose_owners_were_lost_twice_is_tried_alone():
     assert plan(failures, 7, 7) == NoteFirst(P)
 
 
-def test_after_a_lost_owner_epochs_begin_small_and_grow_until_all_is_read_at_will():
+def test_after_owners_lost_in_a_row_epochs_begin_small_and_grow_until_all_is_read_at_will():
     failures = policy()
-    failures.claimed({P: Start(Offset(7), attempts=1), Q: Start(Offset(0))})
+    failures.claimed({P: Start(Offset(7), attempts=2), Q: Start(Offset(0), attempts=1)})
     assert plan(failures, 7, None) == Hold(frozenset([P]))
+    assert plan(failures, 7, 7) == NoteFirst(P)
+    commit(failures, 7, attempts=3)
     sizes, offset = [], 7
     while (attempt := plan(failures, offset, offset)) is not None:
         assert isinstance(attempt, TryAlone)
@@ -145,6 +147,12 @@ def test_after_a_lost_owner_epochs_begin_small_and_grow_until_all_is_read_at_wil
     assert sizes == [1, 4, 16, 64, 256, 1024]
     assert sizes[-1] == CAREFUL_RECORDS_MAX
     assert sizes[1] == CAREFUL_GROWTH
+    assert failures.quiet
+
+
+def test_an_ordinary_kill_changes_nothing():
+    failures = policy()
+    failures.claimed({P: Start(Offset(7), attempts=1)})
     assert failures.quiet
 
 
