@@ -19,6 +19,7 @@ from faust.agents.replies import ReplyPromise
 from onceflow.engine.records import current_record
 from onceflow.engine.replies import DELIVERY_HEADER
 from onceflow.engine.runtime import runtime_of
+from onceflow.engine.topic import Topic
 from onceflow.errors import ConfigError, OutsideRecord
 from onceflow.settings import OnError
 
@@ -63,6 +64,7 @@ class Agent(faust.Agent):
             "Stream", super().stream(channel, active_partitions=active_partitions, **options)
         )
         stream.restarted_by_agent = True
+        stream.reader = self.name
         stream.subscriptions = self._subscriptions
         return stream
 
@@ -93,28 +95,27 @@ class Agent(faust.Agent):
     async def replace_actors(self) -> None:
         """End all actors and start fresh ones on the same subscriptions (after an abort)."""
         old = self.live_actors()
+        channels = [aref.stream.get_root_stream().channel for aref in old]
+        topics = [channel for channel in channels if isinstance(channel, Topic)]
+        for topic in topics:
+            topic.is_kept = True
         for aref in old:
             aref.actor_task.cancel()
         await asyncio.gather(*(aref.actor_task for aref in old), return_exceptions=True)
         self._actors.clear()
-        channels: dict[int, ChannelT] = {}
         for aref in old:
-            root = cast("Stream", aref.stream.get_root_stream())
-            channel = cast("ChannelT", root.channel)
-            channels[id(channel)] = channel
             self.supervisor.discard(aref)
-            await root.stop()
-        for aref in old:
+            await cast("Stream", aref.stream.get_root_stream()).stop()
+        for topic in topics:
+            topic.is_kept = False
+        for aref, channel in zip(old, channels, strict=True):
             replacement = await self._start_one(
-                index=aref.index,
-                active_partitions=aref.active_partitions,
-                channel=cast("ChannelT", cast("Stream", aref.stream.get_root_stream()).channel),
+                index=aref.index, active_partitions=aref.active_partitions, channel=channel
             )
             self.supervisor.add(replacement)
             await replacement.maybe_start()
-            if aref.active_partitions:
-                for tp in aref.active_partitions:
-                    self._actor_by_partition[tp] = replacement
+            for tp in aref.active_partitions or ():
+                self._actor_by_partition[tp] = replacement
 
     # -- requests that wait --
 
@@ -145,11 +146,15 @@ class Agent(faust.Agent):
         await replies.add(promise.correlation_id, promise)
         if delivery != "exactly_once":
             headers = [*_pairs(headers), (DELIVERY_HEADER, delivery)]
-        with runtime_of(self.app).sender.outside(delivery):
+        runtime = runtime_of(self.app)
+        with runtime.sender.outside(delivery):
             await self._request(promise, key, value, partition, timestamp, headers)
         try:
             await cast("Any", self.app).maybe_start_client()
-            return await promise
+            if current_record() is None:
+                return await promise
+            with runtime.gate.answering(self._get_strtopic(self.channel)):
+                return await promise
         finally:
             replies.forget(promise.correlation_id)
 

@@ -154,7 +154,7 @@ class Failures:
         blamed = stream.blamed()
         event = stream.current_event
         if blamed is None or event is None:
-            log.error(LogEvent.RECORD_FAILED, agent=stream.prefix, error=repr(error))
+            log.error(LogEvent.RECORD_FAILED, agent=stream.reader, error=repr(error))
             self.runtime.fail(error)
             return
         batch = cast("Any", event).batch
@@ -166,13 +166,13 @@ class Failures:
             Offset(blamed.offset),
             Offset(blamed.end_offset),
             blamed.records,
-            stream.prefix,
+            stream.reader,
             kind,
             repr(error),
         )
         log.error(
             LogEvent.RECORD_FAILED,
-            agent=stream.prefix,
+            agent=stream.reader,
             topic=blamed.partition.topic,
             partition=blamed.partition.number,
             offset=blamed.offset,

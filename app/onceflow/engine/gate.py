@@ -15,15 +15,38 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from onceflow.errors import invariant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
     from onceflow.engine.records import Batch, RecordEvent
     from onceflow.ids import Partition, Stamp
+
+_NO_BOUND = 2**63 - 1
+
+
+class Holding:
+    """Records of one partition that a taker collected and has not handed out: they are unread.
+
+    Fields:
+        records: batches with indexes, in order. Invariant: never empty while the cursor has it.
+    """
+
+    __slots__ = ("partition", "records")
+
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+        self.records: list[tuple[Batch, int]] = []
+
+    @property
+    def offset(self) -> int:
+        """Return the offset of the first record."""
+        batch, index = self.records[0]
+        return batch.run.offsets[index]
 
 
 class Cursor:
@@ -37,6 +60,9 @@ class Cursor:
         done: per partition the next offset to read once its last batch was finished. Invariant:
             never moves back within one attempt.
         begun: batches set aside half-read, with the index to go on at.
+        holdings: what takers hold; several may read through one cursor, and each has its own.
+        taken: per partition the offset after the last record that a taker handed out; what others
+            hold below it belongs to the same epoch.
         owner: name of the agent that reads, for its ``on_error`` policy; "" for other streams.
     """
 
@@ -48,10 +74,11 @@ class Cursor:
         "errors",
         "finished",
         "gate",
+        "holdings",
         "in_progress",
         "index",
         "owner",
-        "parked",
+        "taken",
         "waiters",
     )
 
@@ -65,7 +92,8 @@ class Cursor:
         self.done: dict[Partition, int] = {}
         self.errors: deque[BaseException] = deque()
         self.waiters: deque[asyncio.Future[None]] = deque()
-        self.parked: dict[Partition, int] = {}
+        self.holdings: list[Holding] = []
+        self.taken: dict[Partition, int] = {}
         self.begun: dict[Batch, int] = {}
         self.owner = ""
 
@@ -119,12 +147,15 @@ class Cursor:
         if only is None and not closed:
             return self.batches.popleft()
         for batch in self.batches:
-            if only is not None and batch.partition not in only:
+            if only is not None and batch.partition not in only and not self._is_asked(batch):
                 continue
             if not closed or self._is_behind(batch):
                 self.batches.remove(batch)
                 return batch
         return None
+
+    def _is_asked(self, batch: Batch) -> bool:
+        return batch.partition.topic in self.gate.asked
 
     def _is_behind(self, batch: Batch) -> bool:
         """Return whether the closing gate waits for records of a queued batch."""
@@ -187,9 +218,14 @@ class Cursor:
 
     def position(self, partition: Partition) -> int | None:
         """Return the next offset to hand out, or None where this cursor reads nothing of it."""
-        held = self.parked.get(partition)
-        if held is not None:
-            return held
+        begun = self._begun_at(partition)
+        return self.done.get(partition) if begun is None else begun
+
+    def _begun_at(self, partition: Partition) -> int | None:
+        """Return the first unread record of what is begun, or None where nothing is."""
+        held = [h.offset for h in self.holdings if h.partition == partition]
+        if held:
+            return min(held)
         batch = self.batch
         if batch is not None and batch.partition == partition:
             offsets = batch.run.offsets
@@ -197,7 +233,35 @@ class Cursor:
         for begun, index in self.begun.items():
             if begun.partition == partition:
                 return begun.run.offsets[index]
-        return self.done.get(partition)
+        return None
+
+    def reached(self, partition: Partition) -> int | None:
+        """Return the offset up to which the epoch has to read, so that nothing is left below."""
+        position, taken = self.position(partition), self.taken.get(partition)
+        return position if position is None or taken is None else max(position, taken)
+
+    def is_behind(self, partition: Partition, limit: int) -> bool:
+        """Return whether records below ``limit`` are unread here.
+
+        Offsets have gaps: a reader that finished a batch stands at the offset after it, another
+        one at the first record of the next batch, and both have read the same.
+        """
+        begun = self._begun_at(partition)
+        if begun is not None:
+            return begun < limit
+        done = self.done.get(partition)
+        if done is None or done >= limit:
+            return False
+        queued = next((b for b in self.batches if b.partition == partition), None)
+        return queued is None or queued.run.offsets[0] < limit
+
+    def restamp(self, stamp: Stamp) -> None:
+        """Let what is unread belong to another assignment."""
+        for batch in self.unfinished():
+            batch.stamp = stamp
+        for holding in self.holdings:
+            for batch, _ in holding.records:
+                batch.stamp = stamp
 
     def acknowledge(self, event: RecordEvent) -> bool:
         """Finish a record of a ``noack()`` stream; returns whether it was unfinished."""
@@ -215,7 +279,8 @@ class Cursor:
 
     def reset(self) -> None:
         """Forget everything read: the attempt is aborted, `start` gives new positions."""
-        self.forget(frozenset(self.done) | {b.partition for b in self.unfinished()})
+        begun = {b.partition for b in self.unfinished()} | {h.partition for h in self.holdings}
+        self.forget(frozenset(self.done) | begun)
         self.in_progress = 0
 
     def forget(self, partitions: frozenset[Partition]) -> None:
@@ -226,7 +291,8 @@ class Cursor:
             self.batch = None
         for partition in partitions:
             self.done.pop(partition, None)
-            self.parked.pop(partition, None)
+            self.taken.pop(partition, None)
+        self.holdings = [h for h in self.holdings if h.partition not in partitions]
         for batch in dropped:
             self.begun.pop(batch, None)
             self._release(batch)
@@ -240,6 +306,8 @@ class Gate:
     """Opens and closes all cursors together.
 
     Fields:
+        asked: topics of which a record in progress waits for an answer, with the number of such
+            records. They flow until it came, also while the gate closes.
         closed: read by streams before every record.
         limits: while closed, per partition the position that every reader has to reach.
         stamp: the present (assignment, attempt); a batch with another one is dropped.
@@ -247,10 +315,21 @@ class Gate:
         only: partitions that may be read in this epoch; None is all.
     """
 
-    __slots__ = ("_opened", "_progress", "closed", "cursors", "limits", "only", "stamp", "targets")
+    __slots__ = (
+        "_opened",
+        "_progress",
+        "asked",
+        "closed",
+        "cursors",
+        "limits",
+        "only",
+        "stamp",
+        "targets",
+    )
 
     def __init__(self, stamp: Stamp) -> None:
         self.closed = True
+        self.asked: dict[str, int] = {}
         self.limits: dict[Partition, int] = {}
         self.targets: dict[Partition, int] = {}
         self.only: frozenset[Partition] | None = None
@@ -289,15 +368,47 @@ class Gate:
         self.opened.clear()
         self.limits = {}
         for partition in partitions:
-            positions = [c.position(partition) for c in self.cursors]
-            reached = [p for p in positions if p is not None]
-            if reached:
-                self.limits[partition] = max(*reached, self.targets.get(partition, 0))
+            self._limit(partition)
         for cursor in self.cursors:
-            if cursor.parked:
+            if cursor.holdings:
                 # A taker holds records: it has to see the gate closing.
                 cursor.wake_all()
         self.progress.set()
+
+    def _limit(self, partition: Partition) -> None:
+        """Fix up to where a partition is read while the gate closes; an asked one has no bound."""
+        positions = [c.reached(partition) for c in self.cursors]
+        reached = [p for p in positions if p is not None]
+        if reached:
+            bound = _NO_BOUND if partition.topic in self.asked else 0
+            self.limits[partition] = max(*reached, self.targets.get(partition, 0), bound)
+
+    @contextmanager
+    def answering(self, topic: str) -> Generator[None]:
+        """Let ``topic`` flow inside the block, in which a record in progress waits for an answer.
+
+        Without that the gate would wait for the record, and the record for what the gate holds.
+        """
+        self.asked[topic] = self.asked.get(topic, 0) + 1
+        self._limit_again(topic)
+        try:
+            yield
+        finally:
+            self.asked[topic] -= 1
+            if not self.asked[topic]:
+                del self.asked[topic]
+                self._limit_again(topic)
+
+    def _limit_again(self, topic: str) -> None:
+        for partition in [p for p in self.limits if p.topic == topic]:
+            self._limit(partition)
+        if self.closed:
+            # Readers that wait for the opening look again; so does who waits for the drain.
+            self.opened.set()
+            self.opened.clear()
+            for cursor in self.cursors:
+                cursor.wake_all()
+            self.progressed()
 
     def only_read(self, only: frozenset[Partition] | None) -> None:
         """Read only these partitions from here on (None: all); the gate is drained."""
@@ -325,10 +436,8 @@ class Gate:
         for cursor in self.cursors:
             if cursor.in_progress:
                 return False
-            for partition, limit in self.limits.items():
-                position = cursor.position(partition)
-                if position is not None and position < limit:
-                    return False
+            if any(cursor.is_behind(partition, limit) for partition, limit in self.limits.items()):
+                return False
         return True
 
     def admitted(self, batch: Batch) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from types import MethodType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 from weakref import ref
 
 import faust
@@ -23,6 +23,7 @@ from mode.utils.futures import maybe_async
 from mode.utils.times import want_seconds
 
 from onceflow.columns.batch import RecordBatch
+from onceflow.columns.schema import schema_from_annotations
 from onceflow.engine.failures import Blamed
 from onceflow.engine.records import RecordEvent, current_event_ref
 from onceflow.engine.runtime import runtime_of
@@ -59,10 +60,13 @@ class Stream(faust.Stream):
             agent keeps them over its restarts.
         restarted_by_agent: whether an agent replaces this stream after an abort. A stream of a
             task is not replaced: it reads on with the replayed records.
+        reader: name of the agent that iterates the stream or one derived from it, for its
+            ``on_error``; "" for streams of tasks.
         handed_out: the records of the batch or list that the agent holds, if it takes several.
     """
 
     restarted_by_agent = False
+    reader = ""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -92,7 +96,7 @@ class Stream(faust.Stream):
     async def _begin(self) -> bool:
         self._finalized = True
         if isinstance(self.channel, Topic):
-            self.channel.cursor.owner = self.prefix
+            self.channel.cursor.owner = self.reader
         return bool(await self.maybe_start())
 
     async def _end(self, channel: Topic, *, started_here: bool) -> None:
@@ -122,6 +126,8 @@ class Stream(faust.Stream):
                 count = len(values)
                 while cursor.batch is batch:
                     if gate.closed and not await gate.admits(cursor, batch):
+                        # Between two epochs a batch may come to belong to another assignment.
+                        stamp = batch.stamp
                         continue
                     index = cursor.index
                     cursor.in_progress += 1
@@ -212,9 +218,23 @@ class Stream(faust.Stream):
     def _columns(self, batch: Batch, start: int, stop: int) -> RecordBatch:
         run = batch.run
         columns = RecordBatch(
-            run.topic, run.number, run.keys, run.values, run.offsets, run.timestamps, run.headers
+            run.topic,
+            run.number,
+            run.keys,
+            run.values,
+            run.offsets,
+            run.timestamps,
+            run.headers,
+            self._record_schema,
         )
         return columns if stop - start == len(run.offsets) else columns[start:stop]
+
+    def _record_schema(self) -> Any:
+        """Return the Arrow schema of the topic's `faust.Record`, None for other value types."""
+        record = cast("Topic", self.channel).schema.value_type
+        if not isinstance(record, type) or not issubclass(record, faust.Record):
+            return None
+        return schema_from_annotations(get_type_hints(record))
 
     async def _next_slice(self, cursor: Cursor) -> tuple[Batch, int, int] | None:
         """Claim the unread rest of a batch, or what the closing gate still admits of it."""
@@ -401,6 +421,7 @@ class Stream(faust.Stream):
         derived = cast("Stream", self._chain(channel=channel_it))
         derived.subscriptions = self.subscriptions
         derived.restarted_by_agent = self.restarted_by_agent
+        derived.reader = self.reader
 
         def step(processor: Any) -> None:
             self.add_processor(processor)

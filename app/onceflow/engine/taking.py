@@ -15,6 +15,7 @@ from weakref import ref
 from faust.exceptions import Skip
 from mode.utils.futures import maybe_async
 
+from onceflow.engine.gate import Holding
 from onceflow.engine.records import RecordEvent, current_event_ref
 from onceflow.engine.runtime import runtime_of
 
@@ -26,15 +27,13 @@ if TYPE_CHECKING:
     from onceflow.engine.topic import Topic
     from onceflow.ids import Partition, Stamp
 
-Held = list[tuple["Batch", int]]
-
-
 class Taker:
     """Collects unread records per partition for one stream.
 
     Fields:
         held: per partition the records collected and not handed out. Advanced by `_collect`,
-            emptied by `_hand_out`. Invariant: the cursor's ``parked`` names the first of each.
+            emptied by `_hand_out`. Invariant: the cursor's ``holdings`` has each of them; what it
+            has no more belongs to an aborted attempt or a lost partition.
         deadlines: per partition when an unfinished list is handed out anyway (loop time, s).
     """
 
@@ -45,7 +44,7 @@ class Taker:
         self.gate = channel.cursor.gate
         self.most = most
         self.within_s = within_s
-        self.held: dict[Partition, Held] = {}
+        self.held: dict[Partition, Holding] = {}
         self.deadlines: dict[Partition, float] = {}
         self.stamp: Stamp = self.gate.stamp
 
@@ -53,10 +52,13 @@ class Taker:
         """Yield lists of live events; the caller finishes them with `finish`."""
         while not self.stream.should_stop:
             if self.stamp is not self.gate.stamp:
-                self._forget()
+                self._forget_ghosts()
             partition = self._due()
             if partition is None:
-                await self._collect()
+                try:
+                    await self._collect()
+                except StopAsyncIteration:
+                    return  # the subscription ended; a generator may not let this through
                 continue
             events = await self._hand_out(partition)
             if events:
@@ -67,14 +69,16 @@ class Taker:
         for event in events:
             self.cursor.acknowledge(event)
 
-    def _forget(self) -> None:
-        self.held.clear()
-        self.deadlines.clear()
+    def _forget_ghosts(self) -> None:
+        """Drop what the cursor has dropped; partitions that stay ours keep their lists."""
+        for partition, holding in list(self.held.items()):
+            if holding not in self.cursor.holdings:
+                del self.held[partition], self.deadlines[partition]
         self.stamp = self.gate.stamp
 
     def _admitted(self, partition: Partition) -> int:
         """Return how many held records of ``partition`` may be handed out at this moment."""
-        held = self.held[partition]
+        held = self.held[partition].records
         if self.gate.only is not None and partition not in self.gate.only:
             return 0
         if not self.gate.closed:
@@ -87,11 +91,11 @@ class Taker:
     def _due(self) -> Partition | None:
         """Return a partition whose list is full, overdue, or needed by the closing gate."""
         moment = asyncio.get_running_loop().time()
-        for partition, held in self.held.items():
+        for partition, holding in self.held.items():
             admitted = self._admitted(partition)
             if not admitted:
                 continue
-            if self.gate.closed or len(held) >= self.most:
+            if self.gate.closed or len(holding.records) >= self.most:
                 return partition
             if self.within_s is not None and moment >= self.deadlines[partition]:
                 return partition
@@ -107,14 +111,16 @@ class Taker:
             self.gate.progressed()
             await self._wait()
             return
-        held = self.held.setdefault(batch.partition, [])
-        if not held:
+        holding = self.held.get(batch.partition)
+        if holding is None:
+            holding = self.held[batch.partition] = Holding(batch.partition)
+            self.cursor.holdings.append(holding)
             self.deadlines[batch.partition] = asyncio.get_running_loop().time() + (
                 self.within_s or 0.0
             )
-            self.cursor.parked[batch.partition] = batch.run.offsets[self.cursor.index]
-        stop = min(len(batch.run.offsets), self.cursor.index + max(self.most - len(held), 1))
-        held.extend((batch, index) for index in range(self.cursor.index, stop))
+        room = max(self.most - len(holding.records), 1)
+        stop = min(len(batch.run.offsets), self.cursor.index + room)
+        holding.records.extend((batch, index) for index in range(self.cursor.index, stop))
         self.cursor.index = stop
         if stop == len(batch.run.offsets):
             self.cursor.finish(batch)
@@ -137,23 +143,23 @@ class Taker:
 
     async def _hand_out(self, partition: Partition) -> list[RecordEvent]:
         """Decode and process the due records of ``partition``: they are in progress from here."""
-        held = self.held[partition]
+        holding = self.held[partition]
         count = min(self._admitted(partition), self.most)
-        due, rest = held[:count], held[count:]
-        if rest:
-            self.held[partition] = rest
-            self.cursor.parked[partition] = rest[0][0].run.offsets[rest[0][1]]
-        else:
+        due, holding.records = holding.records[:count], holding.records[count:]
+        if not holding.records:
             del self.held[partition], self.deadlines[partition]
-            self.cursor.parked.pop(partition, None)
+            self.cursor.holdings.remove(holding)
+        last, index = due[-1]
+        taken = self.cursor.taken
+        taken[partition] = max(taken.get(partition, 0), last.run.offsets[index] + 1)
         self.cursor.in_progress += len(due)
         events: list[RecordEvent] = []
         for batch, index in due:
             event = await self._event(batch, index)
-            if event is None:
-                self.cursor.in_progress -= 1
-            else:
+            if event is not None:
                 events.append(event)
+            elif batch.stamp is self.gate.stamp:
+                self.cursor.in_progress -= 1
         if events:
             self.stream.current_event = events[-1]
             self.stream.events_total += len(events)

@@ -37,6 +37,9 @@ class _Codecs(NamedTuple):
 class Topic(faust.Topic):
     """A Faust topic. One that is iterated has a `Cursor`, through which its streams read."""
 
+    is_kept = False
+    """Whether the agent that reads it is being restarted: the subscription outlives its readers."""
+
     _cursor: Cursor | None = None
     _sender: Sender | None = None
 
@@ -198,6 +201,8 @@ class Topic(faust.Topic):
 
     def on_stop_iteration(self) -> None:
         """Take part in no further epoch once an isolated partition's iteration ended."""
+        if self.is_kept:
+            return
         if self.active_partitions is not None and self._cursor is not None:
             runtime_of(self.app).gate.discard(self._cursor)
         super().on_stop_iteration()

@@ -1,0 +1,363 @@
+"""Features of Faust in one ordinary program, on a real Kafka: what goes in, what comes out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+from confluent_kafka import Producer
+
+from harness.app_workers import Program, on_thread
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+
+SOURCE = """
+    import os
+    from datetime import datetime, timezone
+    from typing import List, Optional
+
+    import faust
+
+    app = faust.App(
+        os.environ["APP"], broker=os.environ["BROKER"], topic_partitions=4,
+        consumer_auto_offset_reset="earliest",
+    )
+
+    def topic(name, **options):
+        return app.topic(f"{app.conf.id}-{name}", **options)
+
+    class Point(faust.Record):
+        x: int
+        y: int
+
+    class Shape(faust.Record):
+        name: str
+        points: List[Point]
+        made: datetime
+        label: Optional[str] = None
+
+    class Shout(faust.Codec):
+        def _loads(self, s: bytes):
+            return s.decode().lower()
+
+        def _dumps(self, s) -> bytes:
+            return s.upper().encode()
+
+    faust.serializers.codecs.register("shout", Shout())
+
+    numbers = topic("numbers", key_type=str, value_type=int)
+    out = {
+        name: topic(f"out-{name}", partitions=1, value_serializer="json")
+        for name in (
+            "take", "through", "filter", "items", "events", "parallel", "isolated", "sink",
+            "types", "shapes", "codec", "tombstones", "headers", "refused", "meta", "group",
+            "echo", "enumerate",
+        )
+    }
+
+    @app.agent(numbers)
+    async def taking(stream):
+        async for values in stream.take(10, within=0.5):
+            await out["take"].send(value=values)
+
+    doubled = topic("doubled", key_type=str, value_type=int)
+
+    @app.agent(numbers)
+    async def through(stream):
+        async for value in stream.through(doubled):
+            await out["through"].send(value=value)
+
+    @app.agent(numbers)
+    async def filtering(stream):
+        async for value in stream.filter(lambda v: v % 2 == 0):
+            await out["filter"].send(value=value)
+
+    @app.agent(numbers)
+    async def items(stream):
+        async for key, value in stream.items():
+            await out["items"].send(key=key, value=[key, value])
+
+    @app.agent(numbers)
+    async def events(stream):
+        async for event in stream.events():
+            message = event.message
+            assert faust.current_event() is event
+            await out["events"].send(
+                value=[message.topic, message.partition, message.offset, event.key, event.value]
+            )
+
+    @app.agent(numbers, concurrency=3)
+    async def parallel(stream):
+        async for value in stream:
+            await app.sleep(0.001)
+            await out["parallel"].send(value=[stream.concurrency_index, value])
+
+    @app.agent(numbers, isolated_partitions=True)
+    async def isolated(stream):
+        async for event in stream.events():
+            own = sorted(tp.partition for tp in stream.active_partitions)
+            await out["isolated"].send(value=[own, event.message.partition, event.value])
+
+    @app.agent(numbers)
+    async def counting(stream):
+        async for index, value in stream.enumerate():
+            await out["enumerate"].send(value=value)
+
+    @app.agent(numbers)
+    async def echoing(stream):
+        async for value in stream.echo(topic("echo1", partitions=1), topic("echo2", partitions=1)):
+            await out["echo"].send(value=value)
+
+    seen_by_function = []
+
+    @app.agent()
+    async def collect(stream):
+        async for value in stream:
+            await out["sink"].send(value=["agent", value])
+
+    def remember(value):
+        seen_by_function.append(value)
+
+    async def forward(value):
+        await out["sink"].send(value=["function", value])
+
+    @app.agent(numbers, sink=[collect, out["sink"], remember, forward])
+    async def sinking(stream):
+        async for value in stream:
+            yield value + 1000
+
+    @app.agent(numbers)
+    async def grouped(stream):
+        async for event in stream.group_by(lambda v: str(v % 3), name="third").events():
+            await out["group"].send(value=[event.key, event.value])
+
+    texts = topic("texts", key_type=bytes, value_type=str, value_serializer="raw")
+
+    @app.agent(texts)
+    async def texting(stream):
+        async for key, value in stream.items():
+            await out["types"].send(value=[repr(key), repr(value)])
+
+    raws = topic("raws", value_type=bytes, value_serializer="raw")
+
+    @app.agent(raws)
+    async def rawing(stream):
+        async for key, value in stream.items():
+            await out["types"].send(value=[repr(key), repr(value)])
+
+    anything = topic("anything")
+
+    @app.agent(anything)
+    async def guessing(stream):
+        async for key, value in stream.items():
+            await out["types"].send(value=[repr(key), repr(value)])
+
+    shapes = topic("shapes", value_type=Shape)
+
+    @app.agent(shapes)
+    async def drawing(stream):
+        async for shape in stream:
+            assert isinstance(shape.points[0], Point)
+            moved = shape.derive(name=shape.name + "!")
+            await out["shapes"].send(value=moved)
+
+    codes = topic("codes", key_type=str, key_serializer="raw", value_serializer="shout")
+
+    @app.agent(codes)
+    async def whispering(stream):
+        async for value in stream:
+            await out["codec"].send(value=value)
+            await topic("loud", value_serializer="shout", partitions=1).send(value=value)
+
+    deletions = topic("deletions", key_type=str, value_type=Point, allow_empty=True)
+
+    @app.agent(deletions)
+    async def deleting(stream):
+        async for key, value in stream.items():
+            await out["tombstones"].send(key=key, value=None if value is None else value.x)
+
+    headed = topic("headed", value_serializer="json")
+    plain = topic("plain", partitions=1, value_serializer="raw")
+
+    @app.agent(headed)
+    async def heading(stream):
+        async for event in stream.events():
+            got = {name: value.decode() for name, value in event.headers.items()}
+            await out["headers"].send(value=got)
+            await plain.send(value=b"dict", headers={"a": b"1", "b": "two"})
+            await plain.send(value=b"list", headers=[("a", b"1"), ("a", b"2")])
+            await plain.send(value=b"tuple", headers=(("a", b"1"),))
+            await event.forward(topic("forwarded", partitions=1))
+            await event.send(topic("sent", partitions=1, value_serializer="json"), value={"n": 1})
+            await plain.send(value=b"timed", timestamp=1234567890.5)
+            await plain.send(value=None, key=b"tombstone")
+
+    asked = topic("asked", value_type=int)
+
+    @app.agent()
+    async def square(stream):
+        async for value in stream:
+            yield value * value
+
+    @app.agent(asked)
+    async def asking(stream):
+        async for value in stream:
+            refused = []
+            for name, call in (
+                ("ask", lambda: square.ask(value)),
+                ("join", lambda: square.join([value])),
+                ("map", lambda: square.map([value])),
+                ("kvmap", lambda: square.kvmap([("k", value)])),
+            ):
+                try:
+                    waiting = call()
+                    if name in ("ask", "join"):
+                        await waiting
+                except Exception as error:
+                    refused.append([name, type(error).__name__])
+            answer = await square.ask(value, delivery="at_least_once")
+            await square.cast(value)
+            await out["refused"].send(value=[value, refused, answer])
+
+    @app.task
+    async def from_a_task():
+        metadata = await (await out["meta"].send(value="from a task"))
+        await out["meta"].send(value=[metadata.partition, metadata.offset])
+        found = [await square.ask(7), await square.join([1, 2, 3])]
+        found.append(sorted([v async for v in square.map([4, 5])]))
+        await out["meta"].send(value=found)
+"""
+
+NUMBERS = 60
+
+
+@pytest.fixture
+def program(kafka, unique, tmp_path):
+    made = Program(tmp_path, SOURCE, bootstrap=kafka.bootstrap, app_id=unique("features"))
+    yield made
+    made.stop_all()
+
+
+def decoded(program, name, wanted):
+    rows = program.wait_values(f"{program.app_id}-out-{name}", wanted)
+    assert len(rows) == wanted, (name, rows)
+    return [None if value is None else json.loads(value) for _, _, value in rows]
+
+
+async def test_an_ordinary_program_of_many_features(program):
+    await on_thread(exercise, program)
+
+
+def exercise(program):
+    name = program.app_id
+    program.start("one").wait_log("Ready")
+    program.send(f"{name}-numbers", [(b"k%d" % n, b"%d" % n, n % 4, None) for n in range(NUMBERS)])
+    program.send(f"{name}-texts", [(b"kb", "grüß".encode(), 0, None), (None, b"", 0, None)])
+    program.send(f"{name}-raws", [(b"kb", b"\xff\x00", 0, None)])
+    program.send(f"{name}-anything", [(b"kb", b'{"a": [1, 2.5, null]}', 0, None)])
+    shape = {
+        "name": "tri",
+        "points": [{"x": 1, "y": 2}],
+        "made": "2024-02-03T04:05:06Z",
+        "label": None,
+    }
+    program.send(f"{name}-shapes", [(None, json.dumps(shape).encode(), 0, None)])
+    program.send(f"{name}-codes", [(b"k", b"HELLO", 0, None)])
+    program.send(f"{name}-deletions", [(b"k", b'{"x": 5, "y": 6}', 0, None), (b"k", None, 0, None)])
+    producer = Producer({"bootstrap.servers": program.bootstrap})
+    producer.produce(f"{name}-headed", b'{"n": 0}', headers=[("trace", b"t1"), ("lang", b"de")])
+    producer.flush(20)
+    program.send(f"{name}-asked", [(None, b"%d" % n, n % 4, None) for n in range(3)])
+    every = list(range(NUMBERS))
+
+    assert sorted(decoded(program, "through", NUMBERS)) == every
+    assert sorted(decoded(program, "filter", NUMBERS // 2)) == every[::2]
+    assert sorted(decoded(program, "items", NUMBERS)) == sorted([f"k{n}", n] for n in every)
+    assert sorted(decoded(program, "enumerate", NUMBERS)) == every
+    events = decoded(program, "events", NUMBERS)
+    assert sorted(tuple(row[:3]) for row in events) == sorted(
+        (f"{name}-numbers", n % 4, n // 4) for n in every
+    )
+    parallel = decoded(program, "parallel", NUMBERS)
+    assert sorted(value for _, value in parallel) == every
+    assert {index for index, _ in parallel} == {0, 1, 2}
+    isolated = decoded(program, "isolated", NUMBERS)
+    assert sorted(value for _, _, value in isolated) == every
+    assert all(own == [partition] for own, partition, _ in isolated)
+    sunk = decoded(program, "sink", NUMBERS * 3)
+    plus = Counter(n + 1000 for n in every)
+    assert Counter(value for value in sunk if isinstance(value, int)) == plus
+    for kind in ("agent", "function"):
+        assert Counter(row[1] for row in sunk if isinstance(row, list) and row[0] == kind) == plus
+    assert sorted(decoded(program, "group", NUMBERS)) == sorted([str(n % 3), n] for n in every)
+    assert sorted(decoded(program, "echo", NUMBERS)) == every
+    for topic in ("echo1", "echo2"):
+        rows = program.wait_values(f"{name}-{topic}", NUMBERS)
+        assert sorted(int(value) for _, _, value in rows) == every
+
+    taken = decoded_until(program, "take", lambda lists: sum(map(len, lists)) >= NUMBERS)
+    assert sorted(v for values in taken for v in values) == every
+    assert max(map(len, taken)) <= 10
+    assert all(len({v % 4 for v in values}) == 1 for values in taken)
+
+    assert sorted(map(tuple, decoded(program, "types", 4))) == sorted(
+        [
+            ("b'kb'", "'grüß'"),
+            ("None", "''"),
+            ("b'kb'", "b'\\xff\\x00'"),
+            ("b'kb'", "{'a': [1, 2.5, None]}"),
+        ]
+    )
+    drawn = decoded(program, "shapes", 1)[0]
+    assert drawn["name"] == "tri!"
+    assert drawn["points"][0]["x"] == 1
+    assert drawn["made"] == "2024-02-03T04:05:06Z"
+    assert decoded(program, "codec", 1) == ["hello"]
+    assert [row[2] for row in program.wait_values(f"{name}-loud", 1)] == [b"HELLO"]
+    assert decoded(program, "tombstones", 2) == [5, None]
+
+    assert decoded(program, "headers", 1) == [{"trace": "t1", "lang": "de"}]
+    plain = headers_of(program, f"{name}-plain", 5)
+    assert plain[b"dict"] == [("a", b"1"), ("b", b"two")]
+    assert plain[b"list"] == [("a", b"1"), ("a", b"2")]
+    assert plain[b"tuple"] == [("a", b"1")]
+    assert None in plain
+    assert headers_of(program, f"{name}-forwarded", 1) == {
+        b'{"n": 0}': [("trace", b"t1"), ("lang", b"de")]
+    }
+    assert headers_of(program, f"{name}-sent", 1) == {
+        b'{"n":1}': [("trace", b"t1"), ("lang", b"de")]
+    }
+
+    refused = sorted(decoded(program, "refused", 3))
+    every_wait = [[kind, "OutsideRecord"] for kind in ("ask", "join", "map", "kvmap")]
+    assert refused == [[n, every_wait, n * n] for n in range(3)]
+    meta = decoded(program, "meta", 3)
+    assert meta == ["from a task", [0, 0], [49, [1, 4, 9], [16, 25]]]
+    assert program.workers[0].stop() == 0
+
+
+def decoded_until(program, name, enough):
+    for wanted in range(1, 1_000):
+        rows = program.wait_values(f"{program.app_id}-out-{name}", wanted)
+        values = [json.loads(value) for _, _, value in rows]
+        if enough(values):
+            return values
+    raise AssertionError(name)
+
+
+def headers_of(program, topic, wanted):
+    from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition  # noqa: PLC0415
+
+    program.wait_values(topic, wanted)
+    consumer = Consumer({"bootstrap.servers": program.bootstrap, "group.id": "headers"})
+    consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+    found = {}
+    while len(found) < wanted:
+        for message in consumer.consume(100, 0.5):
+            found[message.value()] = message.headers()
+            if message.value() == b"timed":
+                assert message.timestamp()[1] == 1234567890500
+    consumer.close()
+    return found
