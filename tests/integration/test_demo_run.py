@@ -40,7 +40,7 @@ def test_flights_are_verified_though_workers_are_killed():
     [(Breakage.DROP, "lost"), (Breakage.DOUBLE, "doubled"), (Breakage.STALE, "wrong")],
 )
 def test_a_broken_run_fails_with_its_symptom(breakage, symptom):
-    outcome = run_demo(Plan(flights=4_000, kills=0, breakage=breakage))
+    outcome = run_demo(Plan(flights=2_500, kills=0, breakage=breakage))
     assert not outcome.verified
     counts = {name: getattr(outcome.findings, name) for name in ("lost", "doubled", "wrong")}
     assert counts[symptom] > 0

@@ -19,6 +19,7 @@ import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -96,13 +97,13 @@ def data_directory() -> Path:
     return Path(found.submodule_search_locations[0]) / "data"
 
 
-def read_flights(directory: Path) -> list[FlightRow]:
-    """Read all flights, in the file's order."""
+def read_flights(directory: Path, flights_max: int | None = None) -> list[FlightRow]:
+    """Read all flights, or the first ``flights_max``, in the file's order."""
     with (
         zipfile.ZipFile(directory / "flights.csv.zip") as archive,
         archive.open("flights.csv") as file,
     ):
-        rows = csv.DictReader(io.TextIOWrapper(file, "utf-8"))
+        rows = islice(csv.DictReader(io.TextIOWrapper(file, "utf-8")), flights_max)
         return [_flight(number, row) for number, row in enumerate(rows)]
 
 

@@ -38,6 +38,7 @@ class Display:
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
             console=self._console,
+            refresh_per_second=4,
             disable=not self._console.is_terminal,
         )
         self._bar: TaskID | None = None
@@ -67,7 +68,8 @@ class Display:
             self.tell(f"{done:,} of {self._flights:,} flights, {note}")
 
     def figures(self, figures: Mapping[str, str]) -> None:
-        """Show the run's figures as a table."""
+        """Show the run's figures as a table, below the bar in its last state."""
+        self._progress.stop()
         table = Table(show_header=False, box=None, padding=(0, 2))
         for name, value in figures.items():
             table.add_row(name, value)

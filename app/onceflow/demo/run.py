@@ -42,7 +42,7 @@ from onceflow.localkafka import LocalKafka
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from onceflow.demo.data import FlightRow
+    from onceflow.demo.data import FlightRow, WeatherRow
     from onceflow.demo.truth import Truth
     from onceflow.demo.verify import Findings
 
@@ -117,7 +117,7 @@ def run_demo(plan: Plan) -> Outcome:
         WorkerEnded: a worker ended though nobody killed it.
     """
     directory = data_directory()
-    flights = read_flights(directory)[: plan.flights]
+    flights = read_flights(directory, plan.flights)
     with Display(len(flights)) as display, ExitStack() as undo:
         display.tell(f"computing the truth of {len(flights):,} flights with DuckDB")
         truth = compute_truth(directory, len(flights))
@@ -165,7 +165,9 @@ class _Job:
     async def run(self, directory: Path, flights: list[FlightRow], truth: Truth) -> Outcome:
         """Everything between a running Kafka and the outcome."""
         try:
-            await self._prepare(directory)
+            last_hour = max(flight.hour for flight in flights)
+            weather = [seen for seen in read_weather(directory) if seen.hour <= last_hour]
+            await self._prepare(weather)
             seconds = await self._process(flights)
             await asyncio.gather(*(self._off_loop(worker.stop) for worker in self._workers))
             if self._plan.breakage is Breakage.STALE:
@@ -187,7 +189,7 @@ class _Job:
         self._tell_outcome(outcome, truth, directory)
         return outcome
 
-    async def _prepare(self, directory: Path) -> None:
+    async def _prepare(self, weather: list[WeatherRow]) -> None:
         """Make the topics, and have the weather in the GlobalTable before the first flight.
 
         Raises:
@@ -204,7 +206,6 @@ class _Job:
         for topic in (WEATHER, FLIGHTS, REPORTS):
             settings = {"retention.ms": "-1", "segment.ms": _FOREVER_MS}
             await self._admin.create_topic(topic, PARTITIONS, config=settings)
-        weather = read_weather(directory)
         self._display.tell(f"{len(weather):,} hours of weather go into a GlobalTable")
         await publish_weather(self._config, weather)
         first = self._workers[0]
