@@ -68,12 +68,13 @@ class Marker:
         Raises:
             InvariantViolation: INV-MARKER, a field that would not be read back as it is.
         """
-        text = (
-            f"{_VERSION}:{self.incarnation}:{self.commit_epoch}:{self.with_participants}"
+        fields = (
+            f"{self.incarnation}:{self.commit_epoch}:{self.with_participants}"
             f":{self.released.value}:{self.attempts}"
         )
+        text = f"{_VERSION}:{fields}"
         invariant(
-            len(text.encode()) <= MARKER_BYTES_MAX and parse(text) == self,
+            len(text.encode()) <= MARKER_BYTES_MAX and _FORM.fullmatch(fields) is not None,
             "INV-MARKER: a marker fits its bound and is read back as it was written",
             marker=text,
         )
