@@ -18,7 +18,7 @@ from onceflow.columns.schema import python_type
 from onceflow.errors import ColumnDecodeError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 KEY_COLUMN, VALUE_COLUMN = "_key", "_value"
 OFFSET_COLUMN, TIMESTAMP_COLUMN = "_offset", "_timestamp"
@@ -36,7 +36,8 @@ class RecordBatch:
         offsets: ascending, not always consecutive (compaction and transactions leave gaps).
         timestamps: milliseconds since 1970, UTC.
         headers: per record a list of (name, value) or None; None if no record has headers.
-        schema: by which ``to_arrow`` decodes the values if no other is given; None: not at all.
+        schema: by which ``to_arrow`` decodes the values if no other is given, or a function that
+            makes it when it is needed; None: not at all.
     """
 
     __slots__ = (
@@ -59,7 +60,7 @@ class RecordBatch:
         offsets: list[int],
         timestamps: list[int],
         headers: list[Any] | None = None,
-        schema: ArrowSchema | None = None,
+        schema: ArrowSchema | Callable[[], ArrowSchema | None] | None = None,
     ) -> None:
         self.topic = topic
         self.partition = partition
@@ -120,7 +121,8 @@ class RecordBatch:
                 the agent, whose ``on_error`` decides; nothing of the batch took effect.
             ConfigError: the schema has a type that is not read from JSON, or a reserved name.
         """
-        schema = self.schema if schema is None else schema
+        if schema is None:
+            schema = self.schema() if callable(self.schema) else self.schema
         columns: dict[str, ArrowArray] = {
             KEY_COLUMN: self._key_column(keys),
             OFFSET_COLUMN: pa.array(self.offsets, pa.int64()),

@@ -234,7 +234,9 @@ class Stream(faust.Stream):
         record = cast("Topic", self.channel).schema.value_type
         if not isinstance(record, type) or not issubclass(record, faust.Record):
             return None
-        return schema_from_annotations(get_type_hints(record))
+        hints = get_type_hints(record)
+        fields = cast("Any", record)._options.fields  # noqa: SLF001 - Faust's own list of fields
+        return schema_from_annotations({name: hints[name] for name in fields})
 
     async def _next_slice(self, cursor: Cursor) -> tuple[Batch, int, int] | None:
         """Claim the unread rest of a batch, or what the closing gate still admits of it."""
