@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections import Counter
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
-from harness.app_workers import Program, on_thread
+from harness.app_workers import Program
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -230,13 +231,49 @@ SOURCE = """
 """
 
 NUMBERS = 60
+EVERY = list(range(NUMBERS))
 
 
-@pytest.fixture
-def program(kafka, unique, tmp_path):
-    made = Program(tmp_path, SOURCE, bootstrap=kafka.bootstrap, app_id=unique("features"))
+@pytest.fixture(scope="module")
+def program(kafka, tmp_path_factory):
+    """One worker of the program; all input is sent before the first test looks."""
+    made = Program(
+        tmp_path_factory.mktemp("features"),
+        SOURCE,
+        bootstrap=kafka.bootstrap,
+        app_id=f"features-{uuid.uuid4().hex[:8]}",
+    )
+    made.start("one").wait_log("Ready")
+    feed(made)
     yield made
+    code = made.workers[0].stop()
     made.stop_all()
+    assert code == 0, made.tails()
+
+
+def feed(program):
+    name = program.app_id
+
+    def send(topic, *rows):
+        program.send(f"{name}-{topic}", [(key, value, n, None) for key, value, n in rows])
+
+    send("numbers", *((b"k%d" % n, b"%d" % n, n % 4) for n in EVERY))
+    send("texts", (b"kb", "grüß".encode(), 0), (None, b"", 0))
+    send("raws", (b"kb", b"\xff\x00", 0))
+    send("anything", (b"kb", b'{"a": [1, 2.5, null]}', 0))
+    shape = {
+        "name": "tri",
+        "points": [{"x": 1, "y": 2}],
+        "made": "2024-02-03T04:05:06Z",
+        "label": None,
+    }
+    send("shapes", (None, json.dumps(shape).encode(), 0))
+    send("codes", (b"k", b"HELLO", 0))
+    send("deletions", (b"k", b'{"x": 5, "y": 6}', 0), (b"k", None, 0))
+    send("asked", *((None, b"%d" % n, n % 4) for n in range(3)))
+    producer = Producer({"bootstrap.servers": program.bootstrap})
+    producer.produce(f"{name}-headed", b'{"n": 0}', headers=[("trace", b"t1"), ("lang", b"de")])
+    assert producer.flush(20) == 0
 
 
 def decoded(program, name, wanted):
@@ -245,62 +282,67 @@ def decoded(program, name, wanted):
     return [None if value is None else json.loads(value) for _, _, value in rows]
 
 
-async def test_an_ordinary_program_of_many_features(program):
-    await on_thread(exercise, program)
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("through", EVERY),
+        ("filter", EVERY[::2]),
+        ("items", sorted([f"k{n}", n] for n in EVERY)),
+        ("enumerate", EVERY),
+        ("group", sorted([str(n % 3), n] for n in EVERY)),
+        ("echo", EVERY),
+    ],
+)
+def test_streams_hand_on_every_value_once(program, name, expected):
+    assert sorted(decoded(program, name, len(expected))) == expected
 
 
-def exercise(program):
-    name = program.app_id
-    program.start("one").wait_log("Ready")
-    program.send(f"{name}-numbers", [(b"k%d" % n, b"%d" % n, n % 4, None) for n in range(NUMBERS)])
-    program.send(f"{name}-texts", [(b"kb", "grüß".encode(), 0, None), (None, b"", 0, None)])
-    program.send(f"{name}-raws", [(b"kb", b"\xff\x00", 0, None)])
-    program.send(f"{name}-anything", [(b"kb", b'{"a": [1, 2.5, null]}', 0, None)])
-    shape = {
-        "name": "tri",
-        "points": [{"x": 1, "y": 2}],
-        "made": "2024-02-03T04:05:06Z",
-        "label": None,
-    }
-    program.send(f"{name}-shapes", [(None, json.dumps(shape).encode(), 0, None)])
-    program.send(f"{name}-codes", [(b"k", b"HELLO", 0, None)])
-    program.send(f"{name}-deletions", [(b"k", b'{"x": 5, "y": 6}', 0, None), (b"k", None, 0, None)])
-    producer = Producer({"bootstrap.servers": program.bootstrap})
-    producer.produce(f"{name}-headed", b'{"n": 0}', headers=[("trace", b"t1"), ("lang", b"de")])
-    producer.flush(20)
-    program.send(f"{name}-asked", [(None, b"%d" % n, n % 4, None) for n in range(3)])
-    every = list(range(NUMBERS))
+@pytest.mark.parametrize("topic", ["echo1", "echo2"])
+def test_echo_forwards_to_each_of_its_channels(program, topic):
+    rows = program.wait_values(f"{program.app_id}-{topic}", NUMBERS)
+    assert sorted(int(value) for _, _, value in rows) == EVERY
 
-    assert sorted(decoded(program, "through", NUMBERS)) == every
-    assert sorted(decoded(program, "filter", NUMBERS // 2)) == every[::2]
-    assert sorted(decoded(program, "items", NUMBERS)) == sorted([f"k{n}", n] for n in every)
-    assert sorted(decoded(program, "enumerate", NUMBERS)) == every
+
+def test_events_show_their_place(program):
     events = decoded(program, "events", NUMBERS)
     assert sorted(tuple(row[:3]) for row in events) == sorted(
-        (f"{name}-numbers", n % 4, n // 4) for n in every
+        (f"{program.app_id}-numbers", n % 4, n // 4) for n in EVERY
     )
+    assert sorted(row[3:] for row in events) == sorted([f"k{n}", n] for n in EVERY)
+
+
+def test_concurrent_actors_share_the_records(program):
     parallel = decoded(program, "parallel", NUMBERS)
-    assert sorted(value for _, value in parallel) == every
+    assert sorted(value for _, value in parallel) == EVERY
     assert {index for index, _ in parallel} == {0, 1, 2}
+
+
+def test_isolated_partitions_have_an_actor_each(program):
     isolated = decoded(program, "isolated", NUMBERS)
-    assert sorted(value for _, _, value in isolated) == every
+    assert sorted(value for _, _, value in isolated) == EVERY
     assert all(own == [partition] for own, partition, _ in isolated)
+
+
+def test_sinks_get_what_an_agent_yields(program):
     sunk = decoded(program, "sink", NUMBERS * 3)
-    plus = Counter(n + 1000 for n in every)
-    assert Counter(value for value in sunk if isinstance(value, int)) == plus
+    expected = Counter(n + 1000 for n in EVERY)
+    assert Counter(value for value in sunk if isinstance(value, int)) == expected
+    told = [row for row in sunk if isinstance(row, list)]
     for kind in ("agent", "function"):
-        assert Counter(row[1] for row in sunk if isinstance(row, list) and row[0] == kind) == plus
-    assert sorted(decoded(program, "group", NUMBERS)) == sorted([str(n % 3), n] for n in every)
-    assert sorted(decoded(program, "echo", NUMBERS)) == every
-    for topic in ("echo1", "echo2"):
-        rows = program.wait_values(f"{name}-{topic}", NUMBERS)
-        assert sorted(int(value) for _, _, value in rows) == every
+        assert Counter(value for of, value in told if of == kind) == expected
 
-    taken = decoded_until(program, "take", lambda lists: sum(map(len, lists)) >= NUMBERS)
-    assert sorted(v for values in taken for v in values) == every
+
+def test_take_gives_lists_of_one_partition(program):
+    taken = []
+    while sum(map(len, taken)) < NUMBERS:
+        rows = program.wait_values(f"{program.app_id}-out-take", len(taken) + 1)
+        taken = [json.loads(value) for _, _, value in rows]
+    assert sorted(value for values in taken for value in values) == EVERY
     assert max(map(len, taken)) <= 10
-    assert all(len({v % 4 for v in values}) == 1 for values in taken)
+    assert all(len({value % 4 for value in values}) == 1 for values in taken)
 
+
+def test_value_types_decide_what_an_agent_sees(program):
     assert sorted(map(tuple, decoded(program, "types", 4))) == sorted(
         [
             ("b'kb'", "'grüß'"),
@@ -309,55 +351,64 @@ def exercise(program):
             ("b'kb'", "{'a': [1, 2.5, None]}"),
         ]
     )
+
+
+def test_nested_records_come_and_go(program):
     drawn = decoded(program, "shapes", 1)[0]
     assert drawn["name"] == "tri!"
     assert drawn["points"][0]["x"] == 1
     assert drawn["made"] == "2024-02-03T04:05:06Z"
+    assert drawn["label"] is None
+
+
+def test_a_codec_of_the_application_decodes_and_encodes(program):
     assert decoded(program, "codec", 1) == ["hello"]
-    assert [row[2] for row in program.wait_values(f"{name}-loud", 1)] == [b"HELLO"]
+    assert [row[2] for row in program.wait_values(f"{program.app_id}-loud", 1)] == [b"HELLO"]
+
+
+def test_tombstones_arrive_where_they_are_allowed(program):
     assert decoded(program, "tombstones", 2) == [5, None]
 
+
+def test_headers_arrive_and_leave_in_all_forms(program):
     assert decoded(program, "headers", 1) == [{"trace": "t1", "lang": "de"}]
-    plain = headers_of(program, f"{name}-plain", 5)
-    assert plain[b"dict"] == [("a", b"1"), ("b", b"two")]
-    assert plain[b"list"] == [("a", b"1"), ("a", b"2")]
-    assert plain[b"tuple"] == [("a", b"1")]
-    assert None in plain
-    assert headers_of(program, f"{name}-forwarded", 1) == {
-        b'{"n": 0}': [("trace", b"t1"), ("lang", b"de")]
-    }
-    assert headers_of(program, f"{name}-sent", 1) == {
-        b'{"n":1}': [("trace", b"t1"), ("lang", b"de")]
-    }
+    plain = messages(program, "plain", 5)
+    assert plain[b"dict"].headers() == [("a", b"1"), ("b", b"two")]
+    assert plain[b"list"].headers() == [("a", b"1"), ("a", b"2")]
+    assert plain[b"tuple"].headers() == [("a", b"1")]
+    assert plain[b"timed"].timestamp()[1] == 1234567890500
+    assert plain[None].key() == b"tombstone"
 
-    refused = sorted(decoded(program, "refused", 3))
+
+def test_forwarded_events_keep_their_headers(program):
+    for topic in ("forwarded", "sent"):
+        (message,) = messages(program, topic, 1).values()
+        assert message.headers() == [("trace", b"t1"), ("lang", b"de")]
+    assert messages(program, "sent", 1).keys() == {b'{"n":1}'}
+
+
+def test_waiting_for_an_answer_inside_an_agent_is_refused_unless_asked_outside(program):
     every_wait = [[kind, "OutsideRecord"] for kind in ("ask", "join", "map", "kvmap")]
+    refused = sorted(decoded(program, "refused", 3))
     assert refused == [[n, every_wait, n * n] for n in range(3)]
-    meta = decoded(program, "meta", 3)
-    assert meta == ["from a task", [0, 0], [49, [1, 4, 9], [16, 25]]]
-    assert program.workers[0].stop() == 0
 
 
-def decoded_until(program, name, enough):
-    for wanted in range(1, 1_000):
-        rows = program.wait_values(f"{program.app_id}-out-{name}", wanted)
-        values = [json.loads(value) for _, _, value in rows]
-        if enough(values):
-            return values
-    raise AssertionError(name)
+def test_a_task_asks_and_its_sends_tell_where_they_were_committed(program):
+    assert decoded(program, "meta", 3) == [
+        "from a task",
+        [0, 0],
+        [49, [1, 4, 9], [16, 25]],
+    ]
 
 
-def headers_of(program, topic, wanted):
-    from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition  # noqa: PLC0415
-
+def messages(program, name, wanted):
+    """The messages of a topic of one partition, by value."""
+    topic = f"{program.app_id}-{name}"
     program.wait_values(topic, wanted)
-    consumer = Consumer({"bootstrap.servers": program.bootstrap, "group.id": "headers"})
+    consumer = Consumer({"bootstrap.servers": program.bootstrap, "group.id": "messages"})
     consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
     found = {}
     while len(found) < wanted:
-        for message in consumer.consume(100, 0.5):
-            found[message.value()] = message.headers()
-            if message.value() == b"timed":
-                assert message.timestamp()[1] == 1234567890500
+        found |= {message.value(): message for message in consumer.consume(100, 0.5)}
     consumer.close()
     return found
