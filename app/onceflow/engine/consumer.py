@@ -19,12 +19,13 @@ from onceflow.decisions import epoch_events as ev
 from onceflow.engine.epochs import Epochs
 from onceflow.engine.global_tables import GlobalReads
 from onceflow.engine.runtime import Runtime, runtime_of
+from onceflow.errors import OnceflowError
 from onceflow.observe.events import LogEvent
 from onceflow.observe.health import Heartbeat, WorkerState
 from onceflow.observe.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Generator, Iterable, Mapping
 
     from faust.types import ConsumerMessage
     from faust.types.tables import CollectionT
@@ -62,7 +63,8 @@ class Consumer(FaustConsumer):
         app = self.app
         if app.client_only or app.producer_only:
             return
-        await self.runtime.start_worker(Epochs)
+        with self._leaving_by_its_code():
+            await self.runtime.start_worker(Epochs)
         self.runtime.epochs.start()
 
     async def subscribe(self, topics: Iterable[str]) -> None:
@@ -71,11 +73,20 @@ class Consumer(FaustConsumer):
             return
         changelogs = self.app.tables.changelog_topics
         names = [t for t in topics if t not in changelogs and t not in self.runtime.replies.names()]
-        await self.runtime.describe_topics(names)
-        if not names:
-            log.info(LogEvent.NOTHING_SUBSCRIBED)
-            return
-        await self.runtime.inflow.subscribe(names)
+        with self._leaving_by_its_code():
+            await self.runtime.describe_topics(names)
+            if not names:
+                log.info(LogEvent.NOTHING_SUBSCRIBED)
+                return
+            await self.runtime.inflow.subscribe(names)
+
+    @contextmanager
+    def _leaving_by_its_code(self) -> Generator[None]:
+        """Leave the process by an error's own exit code; Faust would make 1 of every error."""
+        try:
+            yield
+        except OnceflowError as error:
+            self.runtime.fail(error)
 
     def assigned_by_group(self, assignment: Assignment) -> None:
         """Tell Faust's parts about a new assignment."""
