@@ -60,9 +60,9 @@ def age_stores(run, worker):
 @pytest.mark.ci
 def test_a_store_that_may_have_missed_tombstones_is_rebuilt_and_that_is_said(run_app):
     with run_app(static=True, allowed={"store_rebuilt"}) as run:
-        run.feed(records=700, rate=200)
+        run.feed(records=900, rate=200)
         worker = run.worker()
-        run.wait_echoed(300, 60)
+        run.wait_echoed(700, 60)
         worker.stop()
         age_stores(run, worker)
         worker = run.worker()
@@ -111,8 +111,9 @@ def test_a_record_that_kills_the_process_each_time_ends_as_a_dead_letter(run_app
                 # Each restart on another machine: attempts must not be counted on the disk.
                 worker = run.worker(datadir=tmp_path / f"place-{deaths % 3}")
             time.sleep(0.05)
-        # Two owners lost in a row before the record is suspected, then it is tried alone.
-        assert 2 <= deaths <= 6, deaths
+        # Some owners are lost in a row before its record is suspected; then it is tried alone, once
+        # and RETRIES_MAX times more.
+        assert 3 <= deaths <= 8, deaths
         run.finish(60)
         dead = read_back(run.bootstrap, {run.name("dead-letter"): 1})[run.name("dead-letter")][0]
         assert [json.loads(each.value)["n"] for each in dead] == [150] * len(dead)

@@ -137,6 +137,11 @@ class FaultRun:
         """How many inputs have a committed output."""
         return self.watcher.count(self.name("echo"))
 
+    @property
+    def reflected(self):
+        """Whether every input has its outputs."""
+        return all(len(found) >= self._expected() for found in self.watcher.outputs.values())
+
     def wait_echoed(self, count, timeout_s=25.0):
         """Wait until so many inputs have a committed output."""
         self._until(lambda: self.echoed >= count, timeout_s, f"{count} outputs")
@@ -165,12 +170,7 @@ class FaultRun:
     def finish(self, timeout_s=40.0):
         """Wait until all input is reflected, stop all workers in order, verify."""
         self.feeder.finish()
-        expected = self._expected()
-        self._until(
-            lambda: all(len(found) >= expected for found in self.watcher.outputs.values()),
-            timeout_s,
-            f"{expected} outputs of each kind",
-        )
+        self._until(lambda: self.reflected, timeout_s, f"{self._expected()} outputs of each kind")
         self.stop_workers()
         self.verify()
 
@@ -179,7 +179,7 @@ class FaultRun:
             if worker.running:
                 worker.terminate()
         for worker in self.workers.values():
-            if worker._guard is not None:
+            if worker.started:
                 worker.wait_stopped()
 
     def verify(self):

@@ -60,6 +60,11 @@ class Worker:
     def running(self):
         return self._guard is not None and self._guard.poll() is None
 
+    @property
+    def started(self):
+        """Whether there is a process, running or ended, that nobody waited for."""
+        return self._guard is not None
+
     def kill(self):
         """SIGKILL."""
         self._signal(signal.SIGKILL)
