@@ -125,6 +125,11 @@ class CommitEpochs:
         return {partition: at.attempts for partition, at in self._claimed.items()}
 
     @property
+    def membership(self) -> int:
+        """Number of the group metadata that transactions carry; older ones are of no more use."""
+        return self._membership
+
+    @property
     def on_the_way(self) -> PendingTransaction | None:
         """The transaction that is being decided; None between two."""
         return self._pending
@@ -225,7 +230,12 @@ class CommitEpochs:
     def _lost_between(self, event: ev.Lost) -> list[EpochEffect]:
         known = event.partitions & (self._wishes.joining | self._claimed.keys())
         self._lose(event.partitions)
-        return [*self._cancel_takeover(), *self._settle()] if known else []
+        if not known:
+            return []
+        # A transaction that was begun, and not used yet, ends here: sends without a record need
+        # one of their own if no partition is left.
+        cancel = self._cancel_takeover()
+        return [*cancel, *(self._abort() if self._begun else self._settle())]
 
     def _lost_undecided(self, event: ev.Lost) -> list[EpochEffect]:
         self._lose(event.partitions)

@@ -226,6 +226,7 @@ class FailurePolicy:
             offsets: ``CommitEpochs.committed_offsets``.
             attempts: ``CommitEpochs.committed_attempts``.
         """
+        self._keep_only(offsets)
         for partition in list(self._suspects):
             left = [
                 self._advance(suspect, offsets[partition], attempts[partition])
@@ -242,6 +243,10 @@ class FailurePolicy:
                 careful.records *= CAREFUL_GROWTH
             if careful.records > CAREFUL_RECORDS_MAX:
                 del self._careful[partition]
+
+    def _keep_only(self, committed: Mapping[Partition, Offset]) -> None:
+        """Forget partitions whose claim came to nothing: the next one tells of them again."""
+        self.forget((self._suspects.keys() | self._careful.keys()) - committed.keys())
 
     @staticmethod
     def _advance(suspect: _Suspect, committed: Offset, attempts: int) -> _Suspect:
@@ -320,6 +325,7 @@ class FailurePolicy:
             in_hand: offset of the first unread record of each partition that has one; without it
                 nothing is held up for a record that may never come.
         """
+        self._keep_only(committed)
         held = frozenset(self._suspects.keys() | self._careful.keys())
         for partition, suspect in self._by_turn():
             if committed[partition] < suspect.offset:

@@ -23,7 +23,9 @@ from onceflow.engine.takeover import TakeoverDriver
 from onceflow.engine.work import EpochWork
 from onceflow.errors import (
     DataAtRisk,
+    Fenced,
     OnceflowError,
+    OutcomeUnknown,
     RecordError,
     SerializationError,
     TransactionAborted,
@@ -186,7 +188,7 @@ class Epochs:
             added: partitions of complete tasks that are not claimed yet.
         """
         self.memberships[assignment.number] = assignment.group_metadata
-        for number in [n for n in self.memberships if n < assignment.number - 1]:
+        for number in [n for n in self.memberships if n < self.machine.membership]:
             del self.memberships[number]
         self.post(ev.Assigned(added, assignment.number))
 
@@ -199,8 +201,10 @@ class Epochs:
         timer = asyncio.get_running_loop().call_later(
             bound_s, lambda: self.post(ev.RevokeTimedOut())
         )
-        await self._revoked.wait()
-        timer.cancel()
+        try:
+            await self._revoked.wait()
+        finally:
+            timer.cancel()
 
     async def stop(self, bound_s: float) -> None:
         """Drain, commit and release everything; returns when that is done or given up."""
@@ -301,7 +305,12 @@ class Epochs:
         offsets: dict[Partition, Offset] = dict(self.machine.committed_offsets)
         for partition, position in self.runtime.gate.committable().items():
             offsets[partition] = max(offsets[partition], position)  # pyright: ignore[reportArgumentType]
-        self.post(ev.Drained(self.machine.commit_epoch, offsets, self.work.has_effects()))
+        has_effects = self.work.has_effects()
+        if not has_effects:
+            # The begun transaction may carry a claim or a release next. A send from outside that
+            # joined it there would be neither resolved with it nor repeated.
+            self.runtime.sender.close()
+        self.post(ev.Drained(self.machine.commit_epoch, offsets, has_effects))
 
     def _cancel_drain(self) -> None:
         if self._drain is not None:
@@ -322,6 +331,11 @@ class Epochs:
             return
         except TransactionAborted:
             self.post(ev.SendFailed(effect.commit_epoch, ev.SendFailure.ABORTABLE))
+            return
+        except (Fenced, OutcomeUnknown) as error:
+            # Only the markers tell whether somebody else took over; the producer is of no use.
+            log.warning(LogEvent.EPOCH_ABORTED, error=str(error), kind=ev.SendFailure.FATAL.value)
+            self.post(ev.SendFailed(effect.commit_epoch, ev.SendFailure.FATAL))
             return
         self.runtime.sender.close()
         self.runtime.crash(CrashPoint.AFTER_PRODUCE)

@@ -11,6 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
 from onceflow.errors import TransactionAborted, invariant
+from onceflow.kafka.errors import ProducerFull
 from onceflow.state.overlay import Changes
 
 if TYPE_CHECKING:
@@ -100,7 +101,15 @@ async def _produce(
         if error is None:
             sealed.positions[where] = message.offset() + 1
 
-    transaction.produce(topic, values[last], keys[last], where[1], on_delivery=delivered)
+    for _ in range(_ROUNDS):
+        try:
+            transaction.produce(topic, values[last], keys[last], where[1], on_delivery=delivered)
+        except ProducerFull:
+            transaction.poll()
+            await asyncio.sleep(_ROUND_S)
+        else:
+            return
+    raise _no_room(1, topic)
 
 
 async def produce_all(
@@ -122,8 +131,12 @@ async def produce_all(
             return
         transaction.poll()
         await asyncio.sleep(_ROUND_S)
-    raise TransactionAborted(
-        f"{len(keys) - done} records for {topic} found no room in the producer's queue within "
+    raise _no_room(len(keys) - done, topic)
+
+
+def _no_room(records: int, topic: str) -> TransactionAborted:
+    return TransactionAborted(
+        f"{records} records for {topic} found no room in the producer's queue within "
         f"{_ROUNDS * _ROUND_S:.0f} s: the brokers do not take them. The epoch is aborted and "
         "replayed; nothing is lost."
     )

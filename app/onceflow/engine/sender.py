@@ -22,11 +22,13 @@ from faust.types.tuples import RecordMetadata
 from onceflow.engine.records import RecordEvent, current_event_ref
 from onceflow.errors import (
     ConfigError,
+    Fenced,
     OnceflowError,
     OutcomeUnknown,
     OutsideRecord,
     SerializationError,
     StaleAttempt,
+    TransactionAborted,
 )
 from onceflow.kafka.errors import ProducerFull
 from onceflow.limits import OUTBOX_RECORDS_MAX, TIMESTAMP_AHEAD_MAX_MS
@@ -143,6 +145,7 @@ class Sender:
         in_epoch: outbox entries produced in the present attempt. Invariant: after an abort they
             stand in front of ``waiting`` again, in order.
         sent: records of the present epoch sent for records.
+        refused: whether the transaction took an outbox entry no more, so that it has to end.
     """
 
     def __init__(
@@ -156,6 +159,7 @@ class Sender:
         self.in_epoch: list[OutboxEntry] = []
         self.sent = 0
         self.sent_bytes = 0
+        self.refused = False
         self.in_worker = False
         self.produced: dict[str, int] = {}
         self.arrived: Callable[[], None] = _ignore
@@ -335,6 +339,7 @@ class Sender:
     def begin(self, transaction: TransactionalProducer) -> None:
         """Take sends into the transaction just begun; waiting outbox entries go first."""
         self.transaction = transaction
+        self.refused = False
         self.drain_outbox()
 
     def drain_outbox(self) -> None:
@@ -347,6 +352,11 @@ class Sender:
             try:
                 entry.produce(transaction)
             except ProducerFull:
+                return
+            except (TransactionAborted, Fenced, OutcomeUnknown):
+                # Its sender has done nothing wrong, and the entry waits for the next attempt: the
+                # epoch's end shows what is the matter with the transaction.
+                self.refused = True
                 return
             except SerializationError as error:
                 self.waiting.popleft()
@@ -364,7 +374,7 @@ class Sender:
 
     def has_effects(self) -> bool:
         """Return whether the open epoch carries sends."""
-        return bool(self.sent or self.in_epoch)
+        return bool(self.sent or self.in_epoch or self.refused)
 
     def close(self) -> None:
         """Take nothing more into this epoch; outbox sends wait for the next one."""

@@ -88,6 +88,8 @@ class EpochWork:
                 self.runtime.failures.policy.committed(
                     machine.committed_offsets, machine.committed_attempts
                 )
+            if self.runtime.failures.policy.quiet:
+                self.runtime.failures.errors.clear()
             self.runtime.health.committed()
             self.runtime.metrics.tasks_committed(self.runtime.tasks.partitions, wall_ms() / 1000)
 
