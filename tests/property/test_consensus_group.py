@@ -51,7 +51,7 @@ class Disk(MemoryLog):
         if received is not None:
             self.install(received)
             self.machine = received
-        self.append(entries)
+        self.put(entries)
         if hard_state != EMPTY_HARD_STATE:
             self.hard_state = hard_state
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from onceflow_consensus.errors import invariant
+from onceflow_consensus.raft.messages import EntryId, limit_bytes
+
 if TYPE_CHECKING:
     from onceflow_consensus.raft.configuration import Configuration
     from onceflow_consensus.raft.messages import (
@@ -56,3 +59,75 @@ class StableLog(Protocol):
     def latest_snapshot(self) -> RaftSnapshot | None:
         """Return the newest snapshot; None if none can be sent at present."""
         ...
+
+
+class HeldEntries:
+    """The reading half of a ``StableLog`` whose entries are all in memory.
+
+    base: position below the first entry, whose term is known though its entry is dropped.
+    """
+
+    def __init__(self, base: EntryId) -> None:
+        self._base = base
+        self._entries: list[Entry] = []
+
+    @property
+    def base(self) -> EntryId:
+        """Return the position below the first entry."""
+        return self._base
+
+    @property
+    def first_index(self) -> LogIndex:
+        """See ``StableLog``."""
+        return self._base.index + 1
+
+    @property
+    def last_index(self) -> LogIndex:
+        """See ``StableLog``."""
+        return self._base.index + len(self._entries)
+
+    def term_at(self, index: LogIndex) -> Term | None:
+        """See ``StableLog``."""
+        if index == self._base.index:
+            return self._base.term
+        position = index - self._base.index - 1
+        return self._entries[position].term if 0 <= position < len(self._entries) else None
+
+    def entries(self, low: LogIndex, high: LogIndex, max_bytes: int) -> tuple[Entry, ...]:
+        """See ``StableLog``."""
+        first = self.first_index
+        invariant(
+            first <= low <= high <= self.last_index + 1,
+            "INV-RAFT-14: only entries that are there are read",
+            low=low,
+            high=high,
+        )
+        return limit_bytes(tuple(self._entries[low - first : high - first]), max_bytes)
+
+    def put(self, entries: tuple[Entry, ...]) -> None:
+        """Hold entries at their indices, dropping what stood there and above.
+
+        Entries up to the base are skipped: a snapshot has overtaken them.
+        """
+        kept = [entry for entry in entries if entry.index > self._base.index]
+        if not kept:
+            return
+        invariant(
+            kept[0].index <= self.last_index + 1,
+            "INV-RAFT-12: the log has no holes",
+            first=kept[0].index,
+            last_index=self.last_index,
+        )
+        del self._entries[kept[0].index - self.first_index :]
+        self._entries.extend(kept)
+
+    def drop_to(self, base: EntryId) -> None:
+        """Drop the entries up to ``base``; a position that is dropped already changes nothing."""
+        if base.index > self._base.index:
+            del self._entries[: base.index - self._base.index]
+            self._base = base
+
+    def begin_at(self, base: EntryId) -> None:
+        """Hold nothing above ``base``: a snapshot has replaced the log."""
+        self._base = base
+        self._entries = []

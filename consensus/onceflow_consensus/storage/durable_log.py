@@ -14,17 +14,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from onceflow_consensus.errors import StorageCorrupt, invariant
+from onceflow_consensus.errors import StorageCorrupt
 from onceflow_consensus.limits import SEGMENT_BYTES
 from onceflow_consensus.raft.messages import (
     EMPTY_HARD_STATE,
     Entry,
+    EntryId,
     HardState,
     LogIndex,
     RaftSnapshot,
-    Term,
-    limit_bytes,
 )
+from onceflow_consensus.raft.stable import HeldEntries
 from onceflow_consensus.storage.log_files import LogFiles
 from onceflow_consensus.storage.records import Base, BaseKind, Record
 from onceflow_consensus.storage.segments import REJOIN
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from onceflow_consensus.raft.configuration import Configuration
     from onceflow_consensus.storage.disk import Disk
+
+_UNBOUNDED = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class WriteRequest:
     compacted: Base | None = None
 
 
-class DurableLog:
+class DurableLog(HeldEntries):
     """A ``StableLog`` on disk."""
 
     def __init__(self, disk: Disk, segment_bytes: int = SEGMENT_BYTES) -> None:
@@ -64,11 +66,12 @@ class DurableLog:
         self._snapshots = SnapshotStore(disk)
         has_log = any(name.startswith("log-") for name in disk.names())
         self._files = LogFiles(disk, segment_bytes)
-        content = self._files.content
-        self._durable_last_index = content.last_index
+        content = self._files.take_content()
+        held = content.held
+        super().__init__(held.base)
+        self.put(held.entries(held.first_index, held.last_index + 1, _UNBOUNDED))
+        self._durable_last_index = held.last_index
         self.newest_snapshot = self._newest_snapshot(has_log=has_log)
-        self._base = content.base
-        self._entries = content.entries
         self.hard_state = content.hard_state
         self._finish_install()
         self._check_whole()
@@ -78,37 +81,9 @@ class DurableLog:
         """Return how many bytes of an unacknowledged tail were cut off at the start."""
         return self._files.torn_bytes
 
-    @property
-    def first_index(self) -> LogIndex:
-        """See ``StableLog``."""
-        return self._base.index + 1
-
-    @property
-    def last_index(self) -> LogIndex:
-        """See ``StableLog``."""
-        return self._base.index + len(self._entries)
-
     def initial_state(self) -> tuple[HardState, Configuration]:
         """See ``StableLog``; the members are those of the newest snapshot."""
         return self.hard_state, self.newest_snapshot.configuration
-
-    def term_at(self, index: LogIndex) -> Term | None:
-        """See ``StableLog``."""
-        if index == self._base.index:
-            return self._base.term
-        position = index - self._base.index - 1
-        return self._entries[position].term if 0 <= position < len(self._entries) else None
-
-    def entries(self, low: LogIndex, high: LogIndex, max_bytes: int) -> tuple[Entry, ...]:
-        """See ``StableLog``."""
-        invariant(
-            self.first_index <= low <= high <= self.last_index + 1,
-            "INV-RAFT-14: only entries that are there are read",
-            low=low,
-            high=high,
-        )
-        first = self.first_index
-        return limit_bytes(tuple(self._entries[low - first : high - first]), max_bytes)
 
     def latest_snapshot(self) -> RaftSnapshot | None:
         """See ``StableLog``."""
@@ -121,7 +96,7 @@ class DurableLog:
         """
         index = min(index, self.newest_snapshot.index, self.last_index)
         term = self.term_at(index)
-        if term is None or index <= self._base.index:
+        if term is None or index < self.first_index:
             return WriteRequest()
         return WriteRequest(compacted=Base(index, term))
 
@@ -146,16 +121,14 @@ class DurableLog:
         received = request.raft_snapshot
         if received is not None and received.index > self.newest_snapshot.index:
             self.newest_snapshot = received
-            self._base = Base(received.index, received.term)
-            self._entries = []
-        self._take_entries(request.entries)
+            self.begin_at(EntryId(received.term, received.index))
+        self.put(request.entries)
         self.hard_state = request.hard_state or self.hard_state
         own = request.own_snapshot
         if own is not None and own.index > self.newest_snapshot.index:
             self.newest_snapshot = own
-        if request.compacted is not None and request.compacted.index > self._base.index:
-            del self._entries[: request.compacted.index - self._base.index]
-            self._base = request.compacted
+        if request.compacted is not None:
+            self.drop_to(EntryId(request.compacted.term, request.compacted.index))
 
     def close(self) -> None:
         """Mark the log as closed in order. Call it when nothing is being written.
@@ -164,18 +137,6 @@ class DurableLog:
             StorageFailed: the disk failed; the next start recovers as after a crash.
         """
         self._files.close()
-
-    def _take_entries(self, entries: tuple[Entry, ...]) -> None:
-        kept = [entry for entry in entries if entry.index > self._base.index]
-        if kept:
-            invariant(
-                kept[0].index <= self.last_index + 1,
-                "INV-RAFT-12: the log has no holes",
-                first=kept[0].index,
-                last_index=self.last_index,
-            )
-            del self._entries[kept[0].index - self.first_index :]
-            self._entries.extend(kept)
 
     def _write(self, requests: Iterable[WriteRequest]) -> None:
         records: list[Record] = []
@@ -224,18 +185,19 @@ class DurableLog:
     def _finish_install(self) -> None:
         """Drop a log that a crash kept although a snapshot was to replace it."""
         newest = self.newest_snapshot
-        if newest.index <= self._base.index or self.term_at(newest.index) == newest.term:
+        if newest.index <= self.base.index or self.term_at(newest.index) == newest.term:
             return
         base = Base(newest.index, newest.term, BaseKind.RESET)
         state = replace(self.hard_state, commit_index=newest.index)
         self._files.write((base, state))
         self._durable_last_index = newest.index
-        self._base, self._entries, self.hard_state = base, [], state
+        self.begin_at(EntryId(newest.term, newest.index))
+        self.hard_state = state
 
     def _check_whole(self) -> None:
-        if self.newest_snapshot.index < self._base.index:
+        if self.newest_snapshot.index < self.base.index:
             raise StorageCorrupt(
-                f"the log begins after {self._base.index} and the newest snapshot is of "
+                f"the log begins after {self.base.index} and the newest snapshot is of "
                 f"{self.newest_snapshot.index}: what lies between is missing. {REJOIN}"
             )
         if self.hard_state != EMPTY_HARD_STATE and self.hard_state.commit_index > self.last_index:

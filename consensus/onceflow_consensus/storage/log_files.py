@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from onceflow_consensus.errors import StorageCorrupt, StorageFailed
 from onceflow_consensus.limits import SEGMENT_BYTES
-from onceflow_consensus.raft.messages import EMPTY_HARD_STATE, Entry, HardState
+from onceflow_consensus.raft.messages import EMPTY_HARD_STATE, Entry, EntryId, HardState
+from onceflow_consensus.raft.stable import HeldEntries
 from onceflow_consensus.storage.records import (
     BATCH_HEADER_BYTES,
     Base,
@@ -44,14 +45,8 @@ class LogContent:
     """What the records of a log amount to, in the order in which they were written."""
 
     def __init__(self) -> None:
-        self.base = Base(0, 0)
+        self.held = HeldEntries(EntryId())
         self.hard_state = EMPTY_HARD_STATE
-        self.entries: list[Entry] = []
-
-    @property
-    def last_index(self) -> int:
-        """Return the highest index."""
-        return self.base.index + len(self.entries)
 
     def replay(self, record: Record) -> None:
         """Take a record into account.
@@ -60,30 +55,23 @@ class LogContent:
             StorageCorrupt: an entry does not follow those before it: records are missing.
         """
         if isinstance(record, Entry):
-            self._replay_entry(record)
+            if record.index > self.held.last_index + 1:
+                raise StorageCorrupt(
+                    f"entry {record.index} follows {self.held.last_index}: entries are missing. "
+                    + REJOIN
+                )
+            self.held.put((record,))
         elif isinstance(record, HardState):
             self.hard_state = record
         elif isinstance(record, Base):
             self._replay_base(record)
 
-    def _replay_entry(self, entry: Entry) -> None:
-        if entry.index <= self.base.index:
-            return  # written before the position moved above it
-        if entry.index > self.last_index + 1:
-            raise StorageCorrupt(
-                f"entry {entry.index} follows {self.last_index}: entries are missing. {REJOIN}"
-            )
-        del self.entries[entry.index - self.base.index - 1 :]
-        self.entries.append(entry)
-
     def _replay_base(self, base: Base) -> None:
-        if base.kind is BaseKind.FLOOR and self.entries:
-            return
+        position = EntryId(base.term, base.index)
         if base.kind is BaseKind.RESET:
-            self.base, self.entries = base, []
-        elif base.index > self.base.index:
-            del self.entries[: base.index - self.base.index]
-            self.base = base
+            self.held.begin_at(position)
+        elif base.kind is BaseKind.DROPPED or self.held.last_index == self.held.base.index:
+            self.held.drop_to(position)
 
 
 class LogFiles:
@@ -98,7 +86,7 @@ class LogFiles:
         self._disk = disk
         self._segment_bytes = segment_bytes
         self._failure: StorageFailed | None = None
-        self.content = LogContent()
+        self._content = LogContent()
         self.torn_bytes = 0
         # Last index of the entries in each segment: it can go once they are all dropped.
         self._last_indices: dict[str, int] = {}
@@ -106,21 +94,25 @@ class LogFiles:
         for segment in segments:
             self._last_indices[segment.name] = 0
             for record in segment.records:
-                self.content.replay(record)
+                self._content.replay(record)
                 if isinstance(record, Entry):
                     last = max(self._last_indices[segment.name], record.index)
                     self._last_indices[segment.name] = last
-        self._hard_state = self.content.hard_state
-        self._base = self.content.base
-        self._floor = self._base
-        if self.content.entries:
-            last = self.content.entries[-1]
-            self._floor = Base(last.index, last.term)
+        self._hard_state = self._content.hard_state
+        held = self._content.held
+        self._base = Base(held.base.index, held.base.term)
+        # Where the log stands: what a segment that is begun here follows.
+        self._floor = Base(held.last_index, held.term_at(held.last_index) or 0)
         if segments:
             self._continue(segments[-1])
         else:
             header = SegmentHeader(1, 1, os.urandom(SALT_BYTES))
             self._begin_segment(header)
+
+    def take_content(self) -> LogContent:
+        """Return what the log held when it was opened; once, so that it is not kept twice."""
+        content, self._content = self._content, LogContent()
+        return content
 
     def write(self, records: Sequence[Record]) -> None:
         """Write records and make them durable, all or none as far as a reader can tell.

@@ -115,7 +115,7 @@ class Member:
             self.log.hard_state = hard_state
         if received is not None:
             self.log.install(received)
-        self.log.append(entries)
+        self.log.put(entries)
 
     def apply(self, entries: tuple[Entry, ...]) -> None:
         """Apply committed entries; each leaves a snapshot behind."""

@@ -1,30 +1,22 @@
 """A directory in memory that behaves like a disk in a crash: what was not synced may be lost.
 
 ``crash`` keeps of each un-synced write any of its sectors, in no particular order, and of the
-un-synced creations, renames and removals any prefix. ``fail_next`` lets an operation fail.
+un-synced creations, renames and removals any prefix; the caller's seed decides.
+``fail_next`` lets an operation fail.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from onceflow_consensus.errors import StorageFailed
 
+if TYPE_CHECKING:
+    from random import Random
+
 SECTOR_BYTES = 512
 _KEPT_SHARE = 0.5
-
-
-class Choice(Protocol):
-    """A source of chance that the caller seeds: ``random.Random`` is one."""
-
-    def random(self) -> float:
-        """Return a number from 0 up to 1."""
-        ...
-
-    def randint(self, a: int, b: int) -> int:
-        """Return a number from a to b."""
-        ...
 
 
 @dataclass(slots=True)
@@ -107,7 +99,7 @@ class MemoryDisk:
         file.content[offset] ^= 0xFF
         file.durable = bytearray(file.content)
 
-    def crash(self, choice: Choice) -> MemoryDisk:
+    def crash(self, choice: Random) -> MemoryDisk:
         """Return the disk as it is found after a crash."""
         kept = choice.randint(0, len(self._later_names))
         names = self._later_names[kept - 1] if kept else self._durable_names
@@ -123,7 +115,7 @@ def _put(content: bytearray, offset: int, data: bytes) -> None:
     content[offset : offset + len(data)] = data
 
 
-def _survivor(file: _File, choice: Choice) -> bytes:
+def _survivor(file: _File, choice: Random) -> bytes:
     survived = bytearray(file.durable)
     for offset, data in file.unsynced:
         start, end = offset, offset + len(data)

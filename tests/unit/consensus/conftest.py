@@ -40,7 +40,7 @@ class Replica:
             ready = self.node.ready()
             if ready.raft_snapshot is not None:
                 self.log.install(ready.raft_snapshot)
-            self.log.append(ready.entries)
+            self.log.put(ready.entries)
             if ready.hard_state is not None:
                 self.log.hard_state = ready.hard_state
             sent += [*ready.messages, *ready.messages_after_persist]
@@ -87,7 +87,7 @@ def new_replica():
         configuration = configuration_of(frozenset(voters), frozenset(learners))
         begun_with = RaftSnapshot(begin, 1 if begin else 0, configuration)
         log = MemoryLog(begun_with)
-        log.append(tuple(Entry(term, begin + i) for i, term in enumerate(terms, 1)))
+        log.put(tuple(Entry(term, begin + i) for i, term in enumerate(terms, 1)))
         log.hard_state = hard_state or HardState(max(terms, default=0), 0, begin)
         replica_options = RaftOptions(peer_id=peer_id, **{**PLAIN, **options})
         return Replica(RaftNode(replica_options, log, applied_index=begin), log)

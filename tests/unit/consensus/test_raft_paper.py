@@ -662,7 +662,7 @@ def test_thesis_10_2_1_an_entry_may_commit_before_the_leader_holds_it_durably():
     assert log.last_index == 1
     # It is applied only when it is durable here too.
     assert node.ready().storage_apply is None
-    log.append(ready.storage_append.entries)
+    log.put(ready.storage_append.entries)
     for response in ready.storage_append.responses:
         node.step(response)
     assert node.ready().storage_apply.entries == ready.entries

@@ -24,7 +24,7 @@ def entries(first, *terms, data=b""):
 
 def log_of(durable=(), tail=(), begin=0):
     stable = MemoryLog(RaftSnapshot(begin, 1 if begin else 0, MEMBERS))
-    stable.append(entries(begin + 1, *durable))
+    stable.put(entries(begin + 1, *durable))
     log = RaftLog(stable)
     log.append(entries(begin + 1 + len(durable), *tail))
     return log
@@ -151,7 +151,7 @@ def test_the_log_has_no_holes():
     with pytest.raises(InvariantViolation, match="INV-RAFT-12"):
         UnstableLog(5).truncate_and_append(entries(6, 1))
     with pytest.raises(InvariantViolation, match="INV-RAFT-12"):
-        MemoryLog().append(entries(2, 1))
+        MemoryLog().put(entries(2, 1))
 
 
 def test_a_log_that_forgot_its_last_term_is_a_violation():
@@ -207,14 +207,14 @@ def test_what_is_applied_is_committed_and_never_taken_back():
 
 def test_the_in_memory_log_compacts_and_begins_anew():
     stable = MemoryLog()
-    stable.append(entries(1, 1, 1, 2))
+    stable.put(entries(1, 1, 1, 2))
     stable.compact(2)
     assert (stable.first_index, stable.last_index, stable.term_at(2)) == (3, 3, 1)
     with pytest.raises(InvariantViolation, match="INV-RAFT-14"):
         stable.compact(2)
-    stable.append(entries(1, 1, 1))  # overtaken by the compaction
+    stable.put(entries(1, 1, 1))  # overtaken by the compaction
     assert stable.last_index == 3
-    stable.append(())
+    stable.put(())
     stable.install(RaftSnapshot(7, 2, MEMBERS))
     stable.install(RaftSnapshot(6, 2, MEMBERS))
     assert (stable.first_index, stable.last_index, stable.term_at(7)) == (8, 7, 2)
