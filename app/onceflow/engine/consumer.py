@@ -8,6 +8,7 @@ handler and recovery have nothing to do here.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from faust.tables.manager import TableManager as FaustTableManager
