@@ -20,7 +20,9 @@ from onceflow.engine.records import current_record
 from onceflow.engine.replies import DELIVERY_HEADER
 from onceflow.engine.runtime import runtime_of
 from onceflow.engine.topic import Topic
-from onceflow.errors import ConfigError, OutsideRecord
+from onceflow.errors import ConfigError, OutsideRecord, ProcessingError
+from onceflow.observe.events import LogEvent
+from onceflow.observe.logs import get_logger
 from onceflow.settings import OnError
 
 if TYPE_CHECKING:
@@ -33,27 +35,38 @@ if TYPE_CHECKING:
     ActorRef = Any
 
 __all__ = ["Agent"]
+
+log = get_logger(__name__)
+
+_CANCELS = 5
+_CANCEL_S = 0.5
+"""How often, and how far apart, actors of an aborted attempt are cancelled: a revoke has 5 s."""
 _current_agent = cast("Any", faust_agent)._current_agent  # noqa: SLF001 - faust.current_agent()
 
 
 class Agent(faust.Agent):
-    """A Faust agent. ``on_error`` may be a policy's name besides Faust's callback.
+    """A Faust agent, with a policy of its own for failing records if it is given one.
 
     Attributes:
         policy: the agent's own ``on_error`` policy, or None for the settings' one.
     """
 
-    def __init__(self, fun: Any, *, on_error: Any = None, **options: Any) -> None:
+    def __init__(self, fun: Any, *, error_policy: str | None = None, **options: Any) -> None:
+        """Make the agent; ``error_policy`` is what `onceflow.App.agent` takes as ``on_error``.
+
+        Raises:
+            ConfigError: there is no such policy; nothing was consumed.
+        """
         self.policy: OnError | None = None
-        if isinstance(on_error, str):
+        if error_policy is not None:
             policies = [policy.value for policy in OnError]
-            if on_error not in policies:
+            if error_policy not in policies:
                 raise ConfigError(
-                    f"on_error={on_error!r} of agent {options.get('name')} is unknown. Nothing "
-                    f"was consumed. Use one of {', '.join(policies)}, or a callback."
+                    f"on_error={error_policy!r} of an agent is unknown. Nothing was consumed. "
+                    f"Use one of {', '.join(policies)}."
                 )
-            self.policy, on_error = OnError(on_error), None
-        super().__init__(fun, on_error=on_error, **options)
+            self.policy = OnError(error_policy)
+        super().__init__(fun, **options)
         self._subscriptions: dict[str, Any] = {}
 
     def stream(
@@ -72,9 +85,17 @@ class Agent(faust.Agent):
         _current_agent.set(self)
         try:
             await coro
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if self.should_stop:
                 raise
+            if not _is_cancelled():
+                # The agent awaited something that somebody else cancelled. Its record is not done.
+                failure = ProcessingError(
+                    f"agent {self.name} awaited something that was cancelled ({error!r}); its "
+                    "record is replayed. Catch CancelledError where that is expected."
+                )
+                failure.__cause__ = error
+                await self._report(cast("Stream", aref.stream.get_active_stream()), failure)
         except Exception as error:  # noqa: BLE001 - loop root: the agent's own code raised
             await self._report(cast("Stream", aref.stream.get_active_stream()), error)
 
@@ -99,9 +120,7 @@ class Agent(faust.Agent):
         topics = [channel for channel in channels if isinstance(channel, Topic)]
         for topic in topics:
             topic.is_kept = True
-        for aref in old:
-            aref.actor_task.cancel()
-        await asyncio.gather(*(aref.actor_task for aref in old), return_exceptions=True)
+        await self._end_actors([aref.actor_task for aref in old])
         self._actors.clear()
         for aref in old:
             self.supervisor.discard(aref)
@@ -116,6 +135,26 @@ class Agent(faust.Agent):
             await replacement.maybe_start()
             for tp in aref.active_partitions or ():
                 self._actor_by_partition[tp] = replacement
+
+    async def _end_actors(self, actors: list[asyncio.Task[Any]]) -> None:
+        """Cancel actors until they end: user code, and ``asyncio.wait_for``, may swallow one.
+
+        One that still does not end is left behind as a ghost. It can do no harm, since its attempt
+        is aborted and what it writes and sends is refused; waiting would stop the worker.
+        """
+        left = {actor for actor in actors if not actor.done()}
+        for _ in range(_CANCELS):
+            if not left:
+                return
+            for actor in left:
+                actor.cancel()
+            _, left = await asyncio.wait(left, timeout=_CANCEL_S)
+        log.error(
+            LogEvent.RECORD_FAILED,
+            agent=self.name,
+            error=f"{len(left)} actors of an aborted attempt do not end when they are cancelled; "
+            "they are left behind. Let CancelledError pass in the agent",
+        )
 
     # -- requests that wait --
 
@@ -243,6 +282,12 @@ class Agent(faust.Agent):
                 "Nothing was sent. Use cast() or send() and read the answer from a topic, or "
                 "ask(..., delivery='at_least_once'), which sends outside the transaction."
             )
+
+
+def _is_cancelled() -> bool:
+    """Return whether somebody asked the running task itself to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _pairs(headers: Any) -> list[tuple[str, Any]]:

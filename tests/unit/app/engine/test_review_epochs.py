@@ -1,4 +1,4 @@
-"""Ends of epochs in unlucky moments: sends between two, refused claims, full queues, lost groups."""
+"""Ends of epochs in unlucky moments: sends between two, refused claims, full queues."""
 
 from __future__ import annotations
 
