@@ -122,6 +122,9 @@ LOST_S_MAX = 1.0
 SEEK_S_MAX = 10.0
 """Bound on seeking: a partition assigned a moment ago cannot be seeked until its fetcher runs."""
 
+SEEKS_AGAIN_MAX = 3
+"""How often a started partition may be found below its position before the worker ends."""
+
 CLOSE_S_MAX = 30.0
 """Bound on leaving the group, with the revocation in it."""
 

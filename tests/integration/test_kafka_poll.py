@@ -8,7 +8,9 @@ import time
 
 import pytest
 
+from harness.kafka_wire import Api
 from harness.polling import Recorder, until
+from harness.proxy import Fault, KafkaProxy
 from harness.topics import fill
 from onceflow.errors import DataAtRisk, Fenced, TransactionAborted
 from onceflow.ids import Partition
@@ -300,6 +302,31 @@ async def test_a_position_that_the_log_no_longer_has_is_data_at_risk(kafka, admi
         await until(lambda: reader.of("failure"))
     assert isinstance(reader.of("failure")[0], DataAtRisk)
     assert reader.delivered == 0
+
+
+async def test_a_late_answer_about_the_beginning_does_not_move_a_started_partition(
+    kafka, admin, unique
+):
+    topic = unique("in")
+    await admin.create_topic(topic, 1)
+    await fill(kafka.bootstrap, topic, 1_000, 1)
+    with KafkaProxy(kafka.bootstrap) as proxy:
+        asked = proxy.rule(Api.LIST_OFFSETS, Fault.HOLD_RESPONSE)
+        again = proxy.rule(Api.LIST_OFFSETS, Fault.COUNT, times=9)
+        async with Recorder(proxy.bootstrap, unique("group"), start=False) as reader:
+            await reader.thread.subscribe([topic])
+            await asyncio.to_thread(asked.wait_hit)
+            await until(lambda: reader.of("assigned"))
+            await reader.thread.start_at({Partition(topic, 0): 900})
+            asked.release()
+            await until(lambda: reader.delivered >= 100)
+            await asyncio.to_thread(again.wait_hit)
+            await fill(kafka.bootstrap, topic, 50, 1)
+            await until(lambda: reader.delivered >= 150)
+            await asyncio.sleep(0.5)
+        assert not reader.of("failure")
+    offsets = [offset for offset, _ in reader.records[Partition(topic, 0)]]
+    assert offsets == list(range(900, 1_050))
 
 
 async def test_headers_timestamps_and_tombstones_arrive_as_sent(kafka, admin, unique):

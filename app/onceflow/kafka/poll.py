@@ -27,7 +27,7 @@ import asyncio
 import concurrent.futures
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
@@ -151,6 +151,8 @@ class PollThread:
         self._owned: frozenset[Partition] = frozenset()
         # Started partitions: next offset to deliver, and the generation it is delivered under.
         self._position: dict[Partition, tuple[int, int]] = {}
+        # How often each was found below its position since it was started.
+        self._moved: Counter[Partition] = Counter()
         self._assignment: Assignment | None = None
         self._numbers = count(1)
 
@@ -223,6 +225,8 @@ class PollThread:
         def act(consumer: Consumer) -> None:
             mine = {p: offset for p, offset in wanted.items() if p in self._owned}
             self._position.update({p: (offset, generation) for p, offset in mine.items()})
+            for partition in mine:
+                self._moved[partition] = 0
             self._seek(consumer, mine)
             if self._flow is not Flow.PAUSED:
                 consumer.resume(_bare(mine))
@@ -335,12 +339,12 @@ class PollThread:
             case Flow.OPEN if self._flight.is_full():
                 self._flow, self._held_since = Flow.HELD, self._turned
             case Flow.OPEN:
-                self._deliver(self._gather(consumer))
+                self._deliver(consumer, self._gather(consumer))
             case Flow.HELD:
                 self._hold(consumer)
             case Flow.PAUSED:
                 # Polling goes on: rebalances are served, and the group sees us alive.
-                self._deliver(self._gather(consumer))
+                self._deliver(consumer, self._gather(consumer))
                 if self._flight.is_half_done():
                     self._flow = Flow.OPEN
                     self._resume(consumer)
@@ -383,7 +387,7 @@ class PollThread:
                 messages += consumer.consume(size - 1, self._bounds.poll_linger_s)
         return messages
 
-    def _deliver(self, messages: list[Message]) -> None:
+    def _deliver(self, consumer: Consumer, messages: list[Message]) -> None:
         if not messages:
             return
         batch = split(messages)
@@ -398,18 +402,32 @@ class PollThread:
                 continue
             position, generation = started
             new = runs_of(partition, group, generation, self._bounds.run_records_max)
-            invariant(
-                new[0].offsets[0] >= position,
-                "INV-EPOCH-3: a record below the position was delivered after a seek",
-                partition=partition,
-                position=position,
-                offset=new[0].offsets[0],
-            )
+            if new[0].offsets[0] < position:
+                self._seek_again(consumer, partition, new[0].offsets[0])
+                continue
             self._position[partition] = (new[-1].offsets[-1] + 1, generation)
             runs += new
         if runs:
             self._flight.post(sum(map(len, runs)), sum(run.size_bytes for run in runs))
             self._post(self._on_runs, runs)
+
+    def _seek_again(self, consumer: Consumer, partition: Partition, offset: int) -> None:
+        """Go back to where delivery ended; librdkafka has moved to the beginning of the log.
+
+        A seek does not end the query for the beginning that the assignment started. Its answer is
+        found outdated, the query is repeated half a second later, and that answer counts
+        (librdkafka issues 2256 and 5345). Then none is under way any more.
+        """
+        position, _ = self._position[partition]
+        self._moved[partition] += 1
+        invariant(
+            self._moved[partition] <= limits.SEEKS_AGAIN_MAX,
+            "INV-EPOCH-3: a record below the position was delivered after a seek",
+            partition=partition,
+            position=position,
+            offset=offset,
+        )
+        self._seek(consumer, {partition: position})
 
     def _message_error(self, message: Message) -> None:
         error = message.error()
