@@ -32,7 +32,7 @@ from onceflow.localkafka import LocalKafka  # noqa: E402
 
 HEAP_MB = 2_048
 FULL = Size(events=4_000_000, restored=5_000_000, latency_s=30.0)
-QUICK = Size(events=400_000, restored=500_000, latency_s=6.0, bound_s=90.0)
+QUICK = Size(events=400_000, restored=500_000, latency_s=5.0, bound_s=120.0)
 ROUNDS = 5
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from enum import Enum
@@ -97,7 +98,9 @@ class Contestant:
     def environ(self, job):
         """Variables for the process, those of Faust programs included."""
         return {
-            "PYTHONPATH": str(TESTS),
+            "PYTHONPATH": os.pathsep.join(
+                [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
             "BENCH_GROUP": job.group,
             "BENCH_BROKER": f"{self.scheme}://{job.bootstrap}",
             "BENCH_IN": job.source,

@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 
+import orjson
 from confluent_kafka import Producer
 
 from bench.load import fill
@@ -32,8 +33,8 @@ REMAINING = re.compile(r"^onceflow_restore_remaining_records\{[^}]*\} (\S+)$", r
 
 
 def row(number):
-    """The changelog record of an account: a key of 20 bytes and a value of 40."""
-    return {"key": b"account-%012d" % number, "value": b"%040d" % (number * 7)}
+    """The changelog record of an account, as a table writes it: 60 bytes of JSON strings."""
+    return {"key": b'"account-%012d"' % number, "value": b'"%036d"' % (number * 7)}
 
 
 class Restore:
@@ -79,27 +80,29 @@ class Restore:
             left, at_s, cpu_s = _remaining(url), time.monotonic(), tree.cpu_s()
             if first is None and left:
                 first = (left, at_s, cpu_s)
-            if first is not None and left == 0 and _is_ready(url):
+            if left == 0 and _is_ready(url):
                 break
-            if at_s > deadline or not process.alive():
+            if not process.alive():
+                raise RunFailed(f"the worker ended before it was ready: {process.log_tail()}")
+            if at_s > deadline:
                 raise RunFailed(f"not restored within {RESTORE_S} s: {process.log_tail()}")
             time.sleep(LOOK_S)
-        counted = first[0]
-        return {
-            "records": self._records,
-            "counted": counted,
-            "per_wall_s": round(counted / (at_s - first[1])),
-            "per_cpu_s": round(counted / (cpu_s - first[2])),
-            "ready_s": round(at_s - begun_s, 2),
-        }
+        measured = {"records": self._records, "ready_s": round(at_s - begun_s, 2)}
+        if first is not None:  # else it was over before it was seen
+            counted, start_s, start_cpu_s = first
+            measured |= {
+                "counted": counted,
+                "per_wall_s": round(counted / (at_s - start_s)),
+                "per_cpu_s": round(counted / (cpu_s - start_cpu_s)),
+            }
+        return measured
 
     def _wrong_rows(self):
         """Ask for rows at random and for one that does not exist."""
         chance = random.Random(5)
-        expected = {
-            each["key"]: each["value"]
-            for each in map(row, chance.sample(range(self._records), PROBES))
-        } | {b"nobody": b"absent"}
+        asked = map(row, chance.sample(range(self._records), PROBES))
+        expected = {each["key"]: orjson.loads(each["value"]).encode() for each in asked}
+        expected[b'"nobody"'] = b"absent"
         producer = Producer(
             {"bootstrap.servers": self._job.bootstrap, "partitioner": "murmur2_random"}
         )

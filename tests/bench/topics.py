@@ -6,12 +6,13 @@ import time
 import uuid
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 PARTITIONS = 4
 WARNINGS = 4
 """librdkafka's level of what is printed; it tells of each client that ends with a word to say."""
 
+LED_S = 30.0
 READ_S = 300.0
 """Bound on reading one topic whole; four million records take ten seconds."""
 
@@ -23,6 +24,25 @@ def make_topics(bootstrap, names):
     wanted = [NewTopic(name, PARTITIONS, 1, config=config) for name in names]
     for future in admin.create_topics(wanted).values():
         future.result()
+    _wait_led(admin, names)
+
+
+def _wait_led(admin, names):
+    """Wait until every partition has a leader: a topic exists a moment before it has."""
+    wanted = {
+        TopicPartition(name, number): OffsetSpec.latest()
+        for name in names
+        for number in range(PARTITIONS)
+    }
+    deadline = time.monotonic() + LED_S
+    while True:
+        outcomes = admin.list_offsets(wanted, request_timeout=5).values()
+        errors = [error for future in outcomes if (error := future.exception()) is not None]
+        if not errors:
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{', '.join(names)}: no leaders within {LED_S} s: {errors[0]}")
+        time.sleep(0.05)
 
 
 def drop_topics(bootstrap, prefix):
