@@ -148,6 +148,13 @@ def test_5_2_a_repeated_vote_counts_once(new_replica):
     assert replica.state.role is Role.CANDIDATE
 
 
+def test_5_2_the_first_vote_of_a_peer_counts(new_replica):
+    replica = as_role(new_replica(), Role.CANDIDATE)
+    replica.receive(K.VOTE_RESP, 2, rejected=True)
+    replica.receive(K.VOTE_RESP, 2)
+    assert replica.state.role is Role.CANDIDATE
+
+
 def test_5_2_a_vote_of_an_older_term_does_not_count(new_replica):
     replica = new_replica()
     replica.node.campaign()

@@ -222,6 +222,30 @@ def test_a_replica_writes_to_itself_only_what_is_durable(new_replica):
         state.become_follower(Cause.HIGHER_TERM, -1, 0)
 
 
+def test_a_late_report_about_an_entry_that_was_replaced_and_put_back_is_not_believed():
+    """The writer still has to overwrite the entry it reports before it writes it once more."""
+    log = MemoryLog(RaftSnapshot(1, 1, configuration_of(frozenset({1, 2, 3}))))
+    node = RaftNode(RaftOptions(1, storage=StorageMode.MESSAGES), log, applied_index=1)
+    works = []
+    for term, sender, entry in [(1, 2, Entry(1, 2)), (2, 3, Entry(2, 2)), (3, 2, Entry(1, 2))]:
+        append = Message(K.APP, 1, sender, term, index=1, log_term=1, entries=(entry,))
+        node.step(append)
+        works.append(node.ready().storage_append)
+    for number, work in enumerate(works):
+        log.put(work.entries)
+        assert node.state.log.unstable.entries == [Entry(1, 2)]
+        (report,) = [item for item in work.responses if item.kind is K.STORAGE_APPEND_RESP]
+        node.step(report)
+        assert bool(node.state.log.unstable.entries) is (number < 2)
+
+
+def test_entries_that_are_there_already_are_not_written_again(new_replica):
+    replica = new_replica([1, 1], hard_state=HardState(1, 0, 0))
+    sent = (Entry(1, 1), Entry(1, 2), Entry(1, 3))
+    replica.node.step(Message(K.APP, 1, 2, 1, entries=sent))
+    assert replica.node.ready().entries == sent[2:]
+
+
 def test_only_a_follower_installs_a_snapshot(new_replica):
     replica = leading(new_replica)
     received = RaftSnapshot(50, 1, configuration_of(frozenset({1, 2, 3})))
