@@ -22,10 +22,12 @@ TOP_LEVEL = {
 LOOP_ROOTS: dict[str, str] = {
     "onceflow.engine.agent:Agent._execute_actor": "the user's agent raised; on_error decides",
     "onceflow.engine.agent:Agent._report": "the user's callback raised; the worker ends",
+    "onceflow.engine.closing:_tell": "the user's on_window_close raised; it is named and raised",
     "onceflow.engine.epochs:Epochs._run": "the driver of the protocol; an error ends the worker",
     "onceflow.engine.stream:Stream._records": "a user's codec raised; the record is to blame",
     "onceflow.engine.stream:Stream._passive_drainer": "a processor raised; the record is to blame",
     "onceflow.engine.taking:Taker._event": "a user's codec raised; the record is to blame",
+    "onceflow.engine.topic:Topic.send": "a user's codec raised; it is named and raised",
     "onceflow.kafka.poll:PollThread._main": "the root of the poll thread; it must not end unseen",
     "onceflow.kafka.threads:TransactionThread._main": "a call's error goes to who waits for it",
 }

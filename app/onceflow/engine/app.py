@@ -31,6 +31,20 @@ class App(faust.App):
         options["broker"] = _broker(options.get("broker", "onceflow://localhost:9092"))
         super().__init__(id, **options)
 
+    def agent(self, channel: Any = None, *, on_error: str | None = None, **options: Any) -> Any:
+        """Declare an agent, as `faust.App.agent` does.
+
+        Args:
+            channel: the topic, its name or a channel.
+            on_error: what becomes of a record on which this agent fails: ``"retry"``,
+                ``"dead_letter"``, ``"stop"`` or ``"skip"``; None: as the setting ``on_error`` says.
+            options: Faust's own.
+
+        Raises:
+            ConfigError: there is no such policy; nothing was consumed.
+        """
+        return super().agent(channel, error_policy=on_error, **options)
+
     def windowed_aggregate(self, name: str, windows: Any, **options: Any) -> WindowedAggregate:
         """Declare a columnar windowed aggregate for batch agents; see `WindowedAggregate`."""
         return WindowedAggregate(self, name, windows, **options)

@@ -29,6 +29,39 @@ if TYPE_CHECKING:
 _NO_BOUND = 2**63 - 1
 
 
+class Waiters:
+    """Readers that wait for something to read; each call of `wake_one` ends one wait."""
+
+    __slots__ = ("_futures",)
+
+    def __init__(self) -> None:
+        self._futures: deque[asyncio.Future[None]] = deque()
+
+    def wake_one(self) -> None:
+        """Let the reader go on that has waited longest."""
+        while self._futures:
+            future = self._futures.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+
+    def wake_all(self) -> None:
+        """Let every waiting reader look again."""
+        for _ in range(len(self._futures)):
+            self.wake_one()
+
+    async def wait(self) -> None:
+        """Wait to be woken; a reader that is cancelled then passes the call on."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._futures.append(future)
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self.wake_one()
+            raise
+
+
 class Holding:
     """Records of one partition that a taker collected and has not handed out: they are unread.
 
@@ -57,8 +90,8 @@ class Cursor:
         batch, index: the batch being read and the index of its next record; ``index`` is advanced
             by the stream *before* a record is handed out.
         in_progress: records handed out and not finished. Invariant: 0 at every seal.
-        done: per partition the next offset to read once its last batch was finished. Invariant:
-            never moves back within one attempt.
+        done: per partition the next offset to read: where it starts, then where its last finished
+            batch ends. Invariant: never moves back within one attempt.
         begun: batches set aside half-read, with the index to go on at.
         holdings: what takers hold; several may read through one cursor, and each has its own.
         taken: per partition the offset after the last record that a taker handed out; what others
@@ -91,7 +124,7 @@ class Cursor:
         self.in_progress = 0
         self.done: dict[Partition, int] = {}
         self.errors: deque[BaseException] = deque()
-        self.waiters: deque[asyncio.Future[None]] = deque()
+        self.waiters = Waiters()
         self.holdings: list[Holding] = []
         self.taken: dict[Partition, int] = {}
         self.begun: dict[Batch, int] = {}
@@ -100,19 +133,12 @@ class Cursor:
     def push(self, batch: Batch) -> None:
         """Append a batch and wake one reader."""
         self.batches.append(batch)
-        self._wake()
+        self.waiters.wake_one()
 
     def throw(self, error: BaseException) -> None:
         """Raise ``error`` in the reader that waits, or in the next one."""
         self.errors.append(error)
-        self._wake()
-
-    def _wake(self) -> None:
-        while self.waiters:
-            waiter = self.waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+        self.waiters.wake_one()
 
     async def next_batch(self) -> Batch:
         """Return the batch to read from, waiting for one; ``index`` is its next record.
@@ -125,7 +151,7 @@ class Cursor:
             if batch is not None:
                 return batch
             self.gate.progressed()
-            await self.wait()
+            await self.waiters.wait()
 
     def ready_batch(self) -> Batch | None:
         """Return the batch to read from if there is one.
@@ -166,7 +192,7 @@ class Cursor:
         """Stop in the middle of a batch whose partition is not to be read for a while."""
         if only is not None and self.batch is not None and self.batch.partition not in only:
             self._put_back(self.batch)
-        self.wake_all()
+        self.waiters.wake_all()
 
     def passes_on(self, batch: Batch) -> bool:
         """Put a batch that reached its limit back if the closing gate waits for a later one."""
@@ -182,22 +208,6 @@ class Cursor:
         self.begun[batch] = self.index
         self.batches.appendleft(batch)
         self.batch = None
-
-    def wake_all(self) -> None:
-        """Let every waiting reader look again."""
-        for _ in range(len(self.waiters)):
-            self._wake()
-
-    async def wait(self) -> None:
-        """Wait until a batch is pushed, an error is thrown or a closing gate nudges."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.waiters.append(waiter)
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self._wake()
-            raise
 
     def finish(self, batch: Batch) -> None:
         """Record that the last record of ``batch`` was handed out (or is held by a taker)."""
@@ -235,11 +245,6 @@ class Cursor:
                 return begun.run.offsets[index]
         return None
 
-    def reached(self, partition: Partition) -> int | None:
-        """Return the offset up to which the epoch has to read, so that nothing is left below."""
-        position, taken = self.position(partition), self.taken.get(partition)
-        return position if position is None or taken is None else max(position, taken)
-
     def is_behind(self, partition: Partition, limit: int) -> bool:
         """Return whether records below ``limit`` are unread here.
 
@@ -255,14 +260,6 @@ class Cursor:
         queued = next((b for b in self.batches if b.partition == partition), None)
         return queued is None or queued.run.offsets[0] < limit
 
-    def restamp(self, stamp: Stamp) -> None:
-        """Let what is unread belong to another assignment."""
-        for batch in self.unfinished():
-            batch.stamp = stamp
-        for holding in self.holdings:
-            for batch, _ in holding.records:
-                batch.stamp = stamp
-
     def acknowledge(self, event: RecordEvent) -> bool:
         """Finish a record of a ``noack()`` stream; returns whether it was unfinished."""
         if not event.live:
@@ -272,10 +269,6 @@ class Cursor:
             self.in_progress -= 1
             self.gate.progressed()
         return True
-
-    def start(self, partition: Partition, offset: int) -> None:
-        """Begin to read ``partition`` at ``offset``."""
-        self.done[partition] = offset
 
     def reset(self) -> None:
         """Forget everything read: the attempt is aborted, `start` gives new positions."""
@@ -296,6 +289,10 @@ class Cursor:
         for batch in dropped:
             self.begun.pop(batch, None)
             self._release(batch)
+
+    def held(self) -> list[Batch]:
+        """Return the batches of which takers hold records."""
+        return [batch for holding in self.holdings for batch, _ in holding.records]
 
     def unfinished(self) -> list[Batch]:
         """Return the batches with unread records."""
@@ -372,13 +369,14 @@ class Gate:
         for cursor in self.cursors:
             if cursor.holdings:
                 # A taker holds records: it has to see the gate closing.
-                cursor.wake_all()
+                cursor.waiters.wake_all()
         self.progress.set()
 
     def _limit(self, partition: Partition) -> None:
         """Fix up to where a partition is read while the gate closes; an asked one has no bound."""
-        positions = [c.reached(partition) for c in self.cursors]
-        reached = [p for p in positions if p is not None]
+        positions = {c: c.position(partition) for c in self.cursors}
+        # What a taker handed out is read up to its end by all, so that nothing is left below.
+        reached = [max(p, c.taken.get(partition, p)) for c, p in positions.items() if p is not None]
         if reached:
             bound = _NO_BOUND if partition.topic in self.asked else 0
             self.limits[partition] = max(*reached, self.targets.get(partition, 0), bound)
@@ -407,7 +405,7 @@ class Gate:
             self.opened.set()
             self.opened.clear()
             for cursor in self.cursors:
-                cursor.wake_all()
+                cursor.waiters.wake_all()
             self.progressed()
 
     def only_read(self, only: frozenset[Partition] | None) -> None:
@@ -424,7 +422,7 @@ class Gate:
         self.closed = False
         self.opened.set()
         for cursor in self.cursors:
-            cursor.wake_all()
+            cursor.waiters.wake_all()
 
     def progressed(self) -> None:
         """Note that a reader finished a record or parked; cheap when the gate is open."""

@@ -102,7 +102,7 @@ class Isolation:
             self.performed = True
             for cursor in self.runtime.inflow.cursors(partition):
                 if all(batch.partition != partition for batch in cursor.unfinished()):
-                    cursor.start(partition, offset)
+                    cursor.done[partition] = offset
             self.runtime.gate.targets[partition] = offset
             self.runtime.epochs.post(ev.CommitDue(ev.CommitReason.ISOLATION))
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 current_event_ref: ContextVar[ref[Event] | None] = faust.streams._current_event  # pyright: ignore  # noqa: PGH003, SLF001
 """Faust's own context variable: `faust.current_event()` reads it, so the engine sets it."""
 
+FILTERED = object()
+"""Stands for a value that a processor of its stream has taken out."""
+
 
 class Batch:
     """One run of consecutive records of one partition, while the engine works on it.

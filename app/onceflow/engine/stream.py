@@ -12,6 +12,7 @@ they carry no offsets and take no part in epochs.
 from __future__ import annotations
 
 import asyncio
+from inspect import isawaitable
 from types import MethodType
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 from weakref import ref
@@ -19,13 +20,12 @@ from weakref import ref
 import faust
 from faust.exceptions import Skip
 from faust.types.models import FieldDescriptorT
-from mode.utils.futures import maybe_async
 from mode.utils.times import want_seconds
 
 from onceflow.columns.batch import RecordBatch
 from onceflow.columns.schema import schema_from_annotations
 from onceflow.engine.failures import Blamed
-from onceflow.engine.records import RecordEvent, current_event_ref
+from onceflow.engine.records import FILTERED, RecordEvent, current_event_ref
 from onceflow.engine.runtime import runtime_of
 from onceflow.engine.taking import Taker
 from onceflow.engine.topic import Topic
@@ -107,7 +107,7 @@ class Stream(faust.Stream):
 
     # -- one record at a time --
 
-    async def _records(self, channel: Topic) -> AsyncGenerator[Any, None]:  # noqa: C901, PLR0912, PLR0915
+    async def _records(self, channel: Topic) -> AsyncGenerator[Any, None]:  # noqa: C901, PLR0915
         # The hot loop of ordinary agents. The branches are spelled out here, because a call or a
         # nested generator per record costs more than the work itself.
         cursor = channel.cursor
@@ -143,12 +143,9 @@ class Stream(faust.Stream):
                     event = RecordEvent(app, channel, batch, index, value)
                     set_current(ref(event))
                     self.current_event = event
-                    try:
-                        for processor in processors:
-                            value = await maybe_async(processor(value))
-                    except Skip:
-                        pass
-                    else:
+                    if processors:
+                        value = await self.processed(value)
+                    if value is not FILTERED:
                         self.events_total += 1
                         yield value
                     if stamp is not gate.stamp:
@@ -166,6 +163,17 @@ class Stream(faust.Stream):
         finally:
             self._settle(event)
             await self._end(channel, started_here=started_here)
+
+    async def processed(self, value: Any) -> Any:
+        """Return what the processors make of a value, `FILTERED` where one takes it out."""
+        try:
+            for processor in self._processors:
+                value = processor(value)
+                if isawaitable(value):
+                    value = await value
+        except Skip:
+            return FILTERED
+        return value
 
     def _settle(self, event: RecordEvent | None) -> None:
         """Finish the record of an iteration that the agent left on purpose (``break``)."""
@@ -274,11 +282,6 @@ class Stream(faust.Stream):
         await asyncio.sleep(0)
 
     # -- lists of records --
-
-    @property
-    def processors(self) -> list[Any]:
-        """The functions that every value passes through before the agent sees it."""
-        return cast("list[Any]", self._processors)
 
     async def take(self, max_: int, within: Any) -> AsyncGenerator[Sequence[Any], None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Yield lists of up to ``max_`` values of one partition, at the latest after ``within``."""

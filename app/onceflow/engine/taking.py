@@ -12,11 +12,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from faust.exceptions import Skip
-from mode.utils.futures import maybe_async
-
 from onceflow.engine.gate import Holding
-from onceflow.engine.records import RecordEvent, current_event_ref
+from onceflow.engine.records import FILTERED, RecordEvent, current_event_ref
 from onceflow.engine.runtime import runtime_of
 
 if TYPE_CHECKING:
@@ -26,6 +23,7 @@ if TYPE_CHECKING:
     from onceflow.engine.stream import Stream
     from onceflow.engine.topic import Topic
     from onceflow.ids import Partition, Stamp
+
 
 class Taker:
     """Collects unread records per partition for one stream.
@@ -137,7 +135,7 @@ class Taker:
         if self.within_s is not None and self.deadlines:
             timeout_s = max(0.0, min(self.deadlines.values()) - asyncio.get_running_loop().time())
         try:
-            await asyncio.wait_for(self.cursor.wait(), timeout_s)
+            await asyncio.wait_for(self.cursor.waiters.wait(), timeout_s)
         except TimeoutError:
             return
 
@@ -176,11 +174,8 @@ class Taker:
         event = RecordEvent(self.stream.app, self.channel, batch, index, value)
         current_event_ref.set(ref(event))
         self.stream.current_event = event
-        try:
-            for processor in self.stream.processors:
-                value = await maybe_async(processor(value))
-        except Skip:
+        event.value = await self.stream.processed(value)
+        if event.value is FILTERED:
             event.live = False
             return None
-        event.value = value
         return event

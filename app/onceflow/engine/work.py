@@ -15,7 +15,7 @@ from onceflow.observe.health import WorkerState
 from onceflow.observe.metrics import TransactionOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
     from onceflow.engine.runtime import Runtime
     from onceflow.ids import Partition, Stamp
@@ -38,7 +38,8 @@ class EpochWork:
             return
         self.runtime.gate.stamp = stamp
         for cursor in self.runtime.gate.cursors:
-            cursor.restamp(stamp)
+            for batch in [*cursor.unfinished(), *cursor.held()]:
+                batch.stamp = stamp
 
     def opened(self) -> None:
         """Note that records are processed from here on."""
@@ -108,12 +109,12 @@ class EpochWork:
         for agent in list(cast("Any", self.runtime.app).agents.values()):
             await agent.replace_actors()
 
-    async def start_at(self, offsets: Mapping[Partition, int]) -> None:
+    def start_at(self, offsets: Mapping[Partition, int]) -> Coroutine[Any, Any, int]:
         """Position the consumer and all cursors: the next records come from there."""
         for partition, offset in offsets.items():
             for cursor in self.runtime.inflow.cursors(partition):
-                cursor.start(partition, offset)
-        await self.runtime.inflow.start_at(offsets)
+                cursor.done[partition] = offset
+        return self.runtime.inflow.start_at(offsets)
 
     async def forget(self, partitions: frozenset[Partition]) -> None:
         """Close the tasks of partitions that are not ours any more; drop what was read of them."""
