@@ -71,7 +71,7 @@ class Wishes:
             InvariantViolation: INV-EPOCH-4, an earlier revoke is still waiting.
         """
         invariant(
-            self.leaving is None,
+            not self.leaving,
             "INV-EPOCH-4: one revoke at a time",
             leaving=self.leaving,
             asked=partitions,
@@ -84,6 +84,9 @@ class Wishes:
         """Partitions are gone; ``held`` are those claimed or being claimed."""
         self.lost |= partitions & held
         self.joining -= partitions
+        if self.leaving is not None:
+            # Who is lost while a revoke waits may join again before that one is obeyed.
+            self.leaving -= partitions
 
     def departing(self, claimed: AbstractSet[Partition]) -> set[Partition]:
         """Claimed partitions that a commit should mark as released."""

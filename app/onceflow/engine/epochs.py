@@ -39,7 +39,7 @@ from onceflow.observe.logs import get_logger
 from onceflow.observe.metrics import TransactionOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from onceflow.engine.runtime import Runtime
     from onceflow.ids import Incarnation, Offset, Partition
@@ -438,8 +438,18 @@ class Epochs:
         self._close_pending_opening()
         await self.work.drop_attempt(effect.stamp)
 
-    async def _rewind(self, effect: fx.Rewind) -> None:
-        await self.work.start_at(effect.offsets)
+    def _rewind(self, effect: fx.Rewind) -> None:
+        # Not waited for: the poll thread may be inside a revocation, which waits for the events
+        # that come after this one.
+        self._spawn(self._positioned(self.work.start_at(effect.offsets)))
+
+    async def _positioned(self, started: Coroutine[Any, Any, int]) -> None:
+        try:
+            await started
+        except Unreachable:
+            # Once the worker has left the group, the poll thread answers nothing any more.
+            if not self.stopped.is_set():
+                raise
 
     async def _forget_partitions(self, effect: fx.ForgetPartitions) -> None:
         self._cancel_drain()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from onceflow.decisions import epoch_events as ev
 from onceflow.decisions.copartition import check_assignment, missing
 from onceflow.engine.isolation import Isolation
-from onceflow.errors import OnceflowError
+from onceflow.errors import OnceflowError, invariant
 from onceflow.ids import TaskId
 from onceflow.kafka.configuration import GroupProtocol, Hooks, consumer_config
 from onceflow.kafka.poll import Bounds, PollThread
@@ -25,7 +25,7 @@ from onceflow.observe.logs import get_logger
 from onceflow.settings import GroupProtocol as SettingsGroupProtocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Coroutine, Iterable, Mapping
 
     from onceflow.engine.conductor import Conductor
     from onceflow.engine.gate import Cursor
@@ -92,6 +92,7 @@ class Inflow:
                     revoke_s=settings.revoke_bound_s * 2,
                 ),
             )
+            self.poll.on_overdue = self.on_overdue
             self.poll.start()
         await self.poll.subscribe(topics)
 
@@ -155,10 +156,11 @@ class Inflow:
         if self.poll is not None:
             self.poll.pause(self.assigned)
 
-    async def start_at(self, offsets: Mapping[Partition, int]) -> None:
-        """Let these partitions deliver from these offsets on."""
-        if self.poll is not None:
-            await self.poll.start_at(offsets)
+    def start_at(self, offsets: Mapping[Partition, int]) -> Coroutine[Any, Any, int]:
+        """Let these partitions deliver from these offsets on; await it to know that they do."""
+        poll = self.poll
+        invariant(poll is not None, "INV-EPOCH-3: only a subscribed consumer is positioned")
+        return cast("PollThread", poll).start_at(offsets)
 
     def forget(self, partitions: frozenset[Partition]) -> None:
         """Drop what is held back of partitions that are not ours any more."""
@@ -214,6 +216,11 @@ class Inflow:
         self.runtime.epochs.post(ev.Lost(partitions))
         await cast("Any", self.runtime.app.consumer).revoked_by_group(partitions)
         self.runtime.metrics.rebalance(RebalanceKind.LOST, 0.0)
+
+    def on_overdue(self, partitions: frozenset[Partition]) -> None:
+        """Take partitions for lost that were given up before the epochs could answer."""
+        self.incomplete -= partitions
+        self.runtime.epochs.post(ev.Lost(partitions))
 
     # -- measures --
 

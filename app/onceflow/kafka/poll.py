@@ -110,6 +110,11 @@ class PollThread:
         on_lost: the same for partitions that are gone already; waited for ``Bounds.lost_s``.
         on_failure: a classified error, or whatever ended the thread.
         bounds: sizes and times.
+
+    Attributes:
+        on_overdue: set before ``start``; partitions are given up although ``on_revoked`` or
+            ``on_lost`` did not end in time, or could not even begin because the loop was busy.
+            Called before the next ``on_assigned``.
     """
 
     def __init__(
@@ -130,6 +135,7 @@ class PollThread:
         self._on_revoked = on_revoked
         self._on_lost = on_lost
         self._on_failure = on_failure
+        self.on_overdue: Callable[[frozenset[Partition]], object] | None = None
         self._bounds = bounds
         self._incremental = config["group.protocol"] == GroupProtocol.CONSUMER.value
         self._connection = Connection(config.get("error_cb"))
@@ -198,12 +204,15 @@ class PollThread:
                 names, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
             )
 
-        await self._ask(act, "subscribe")
+        await self._answered(self._command(act, "subscribe"))
 
-    async def start_at(self, offsets: Mapping[Partition, int]) -> int:
+    def start_at(self, offsets: Mapping[Partition, int]) -> Coroutine[object, object, int]:
         """Let these assigned partitions deliver from these offsets on, and only from there.
 
-        Partitions that were given up meanwhile are left out; their revocation is on its way.
+        What they deliver is current from this call on, in the order of calls. Awaiting the result
+        waits until the thread took the positions, which may be as long as a revocation lasts: who
+        has to answer that one must not wait here. Partitions that were given up meanwhile are left
+        out; their revocation is on its way.
 
         Returns:
             The fetch generation of everything these partitions deliver from then on.
@@ -231,7 +240,10 @@ class PollThread:
             if self._flow is not Flow.PAUSED:
                 consumer.resume(_bare(mine))
 
-        await self._ask(act, "start_at")
+        return self._started(self._command(act, "start_at"), generation)
+
+    async def _started(self, command: _Command, generation: int) -> int:
+        await self._answered(command)
         return generation
 
     def pause(self, partitions: Iterable[Partition]) -> None:
@@ -285,10 +297,10 @@ class PollThread:
             self._refuse_commands()
         return command
 
-    async def _ask(self, act: Callable[[Consumer], None], doing: str) -> None:
+    async def _answered(self, command: _Command) -> None:
         # Shielded: a command is carried out even if nobody waits for it any more, because its
         # generation counts already.
-        await asyncio.shield(asyncio.wrap_future(self._command(act, doing).answer))
+        await asyncio.shield(asyncio.wrap_future(command.answer))
 
     def _refuse_commands(self) -> None:
         """Answer commands that nobody will carry out; their waiters would wait for ever."""
@@ -497,7 +509,7 @@ class PollThread:
     ) -> None:
         given_up = _partitions(partitions)
         if given_up and not self._loop.is_closed():
-            self._wait_for(tell(given_up), bound_s)
+            self._wait_for(tell(given_up), bound_s, given_up)
         for partition in given_up:
             self._position.pop(partition, None)
             self._generation.pop(partition, None)
@@ -508,11 +520,18 @@ class PollThread:
         else:
             consumer.unassign()
 
-    def _wait_for(self, told: Coroutine[object, object, None], bound_s: float) -> None:
+    def _wait_for(
+        self,
+        told: Coroutine[object, object, None],
+        bound_s: float,
+        given_up: frozenset[Partition],
+    ) -> None:
         future = asyncio.run_coroutine_threadsafe(told, self._loop)
         done, _ = concurrent.futures.wait([future], timeout=bound_s)
         if not done:
             future.cancel()
+            if self.on_overdue is not None:
+                self._post(self.on_overdue, given_up)
             self._post(
                 self._on_failure,
                 TransactionAborted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 
 from harness.table_driver import make_app
@@ -133,3 +134,41 @@ def test_partitions_whose_claim_came_to_nothing_hold_up_no_commit_of_others():
     policy.claimed({P1: start})
     policy.plan({P0: Offset(9)}, {P0: Offset(9)})
     policy.committed({P0: Offset(4_000)}, {P0: 0})
+
+
+def test_partitions_given_up_before_their_revoke_was_obeyed_may_join_again():
+    """The poll thread does not wait for ever for a busy loop; the group then gives them anew."""
+    machine = CommitEpochs(Incarnation("own"))
+    opened(machine)
+    machine.handle(ev.CommitDue(ev.CommitReason.INTERVAL))
+    machine.handle(ev.Drained(machine.commit_epoch, {P0: Offset(3)}, has_effects=True))
+    machine.handle(ev.Sealed(machine.commit_epoch))
+    machine.handle(ev.RevokeRequested(frozenset({P0})))
+    machine.handle(ev.Lost(frozenset({P0})))
+    machine.handle(ev.Assigned(frozenset({P0}), 2))
+    machine.handle(ev.RevokeRequested(frozenset()))
+    machine.handle(ev.TransactionEnded(machine.commit_epoch, ev.Outcome.COMMITTED, spent=False))
+    effects = machine.handle(ev.Applied(machine.commit_epoch))
+    begun = [effect for effect in effects if isinstance(effect, fx.BeginTakeover)]
+    assert [effect.partitions for effect in begun] == [frozenset({P0})]
+
+
+async def test_a_rewind_does_not_wait_for_a_poll_thread_that_waits_for_a_revoke():
+    runtime = worker()
+    answer = asyncio.get_running_loop().create_future()
+    asked = []
+
+    async def answered():
+        return await answer
+
+    def start_at(offsets):
+        asked.append(offsets)
+        return answered()
+
+    runtime.inflow.poll = SimpleNamespace(start_at=start_at)
+    machine = runtime.epochs.machine
+    machine.handle = lambda _event: [fx.Rewind({P0: Offset(7)})]
+    await asyncio.wait_for(runtime.epochs._take(ev.StopRequested()), 1)
+    assert asked == [{P0: Offset(7)}]
+    answer.set_result(1)
+    await asyncio.sleep(0)
