@@ -107,7 +107,11 @@ class Worker:
         self._pid_file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "faust", "-A", "program"]
         command += ["--datadir", str(program.directory / name)]
-        command += ["worker", "-l", "info", "--without-web"]
+        command += ["worker", "-l", "info"]
+        # Faust's web server takes a fixed port, unless a test gives it one.
+        command += (
+            ["--web-port", environ["WEB_PORT"]] if "WEB_PORT" in environ else ["--without-web"]
+        )
         broker = f"{scheme}://{program.bootstrap}"
         with self.log_path.open("ab") as log:
             self._guard = subprocess.Popen(
@@ -151,10 +155,10 @@ class Worker:
     def log(self):
         return self.log_path.read_text(errors="replace")
 
-    def wait_log(self, text, timeout_s=40.0):
-        """Wait until the log has a text."""
+    def wait_log(self, text, timeout_s=40.0, since=0):
+        """Wait until the log has a text behind a position."""
         deadline = time.monotonic() + timeout_s
-        while text not in self.log():
+        while text not in self.log()[since:]:
             assert time.monotonic() < deadline, f"no {text!r}\n{self.tail()}"
             assert self.running, self.tail()
             time.sleep(0.05)

@@ -103,9 +103,7 @@ class TableDriver:
         run = Run(
             Partition(SOURCE, number), [0], [key], [None], [int(timestamp * 1000)], None, 0, 0
         )
-        event = RecordEvent(
-            self.app, self.topic, Batch(run, self.runtime.gate.stamp, 1), 0, value
-        )
+        event = RecordEvent(self.app, self.topic, Batch(run, self.runtime.gate.stamp, 1), 0, value)
         token = current_event_ref.set(ref(event))
         try:
             yield event

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from harness.app_workers import Program
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]

@@ -33,6 +33,7 @@ NOUNS: dict[str, _Noun] = {
     "dev": _Noun("onceflow.cli.dev", "Start a local Kafka, and workers of an application on it."),
     "demo": _Noun("onceflow.cli.demo", "The main job: real data, killed workers, a verdict."),
     "kafka": _Noun("onceflow.cli.kafka", "Start, stop and look at a local Kafka."),
+    "handback": _Noun("onceflow.cli.handback", "Prepare an application to return to stock Faust."),
     "config": _Noun("onceflow.cli.config", "Show the effective settings and their sources."),
 }
 """Every command, in the order of ``--help``. Each module holds a ``typer.Typer`` named ``app``."""

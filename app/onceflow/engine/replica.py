@@ -174,10 +174,11 @@ class Replicas:
             position = store.changelog_position(str(partition.number))
             positions[partition] = LOG_START if position is None else position
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "onceflow-replicas")
-        self._reader = await self._on_thread(
+        reader: ChangelogReader = await self._on_thread(
             ChangelogReader, self.runtime.clients.config, positions
         )
-        self._tail = asyncio.ensure_future(self._follow(self._reader))
+        self._reader = reader
+        self._tail = asyncio.ensure_future(self._follow(reader))
 
     def _open(self, table: GlobalReads, identity: StoreIdentity) -> TaskStore:
         tasks = self.runtime.tasks

@@ -278,26 +278,8 @@ class _SetTable(Table):
     def _new_changelog_topic(self, **options: Any) -> TopicT:
         """Describe the changelog: every operation counts, so it is kept whole."""
         del options
-        return self.app.topic(
-            self._changelog_topic_name(),
-            schema=self.schema,
-            key_type=self.key_type,
-            value_type=self.value_type,
-            key_serializer=self.key_serializer,
-            value_serializer=self.value_serializer,
-            partitions=self.partitions,
-            compacting=False,
-            deleting=True,
-            acks=False,
-            internal=True,
-            config={
-                "message.timestamp.type": "LogAppendTime",
-                "retention.ms": "-1",
-                "retention.bytes": "-1",
-                **self.extra_topic_configs,
-            },
-            allow_empty=True,
-        )
+        kept = {"retention.ms": "-1", "retention.bytes": "-1"}
+        return self._changelog_like(kept, compacting=False, deleting=True)
 
     def members(self, key: Any) -> list[Any]:
         """Return the members of a set as this moment sees it."""
@@ -358,11 +340,13 @@ class _SetTable(Table):
             part.delete(part.cell(key))
 
 
-class SetTable(_SetTable, faust_sets.SetTable):
+class SetTable(_SetTable, faust_sets.SetTable):  # pyright: ignore[reportIncompatibleVariableOverride]
     """A Faust SetTable whose operations belong to epochs."""
 
 
-class SetGlobalTable(_SetTable, GlobalReads, faust_sets.SetGlobalTable):
+class SetGlobalTable(  # pyright: ignore[reportIncompatibleVariableOverride]
+    _SetTable, GlobalReads, faust_sets.SetGlobalTable
+):
     """A set table that every worker reads as a whole: a set is the union over all partitions."""
 
     def _member_rows(self, prefix: bytes) -> Iterable[bytes]:

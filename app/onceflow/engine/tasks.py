@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onceflow.decisions.copartition import tasks as tasks_of
+from onceflow.engine.changelogs import DELETE_RETENTION_MS, check_changelogs
 from onceflow.engine.restoring import RestoreJob
 from onceflow.errors import invariant
 from onceflow.ids import Partition, TaskId
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
     from onceflow.state.overlay import Changes
 
 log = get_logger(__name__)
-
-DELETE_RETENTION_MS = 86_400_000
-"""Kafka's default ``delete.retention.ms``. A store is trusted for half of it: later, tombstones may
-be gone from the changelog, and deleted keys would come back."""
 
 
 class _Restoring(NamedTuple):
@@ -69,6 +66,7 @@ class Tasks:
         self._applied_s: dict[TaskId, float] = {}
         self._budget: MemoryBudget | None = None
         self._identity: StoreIdentity | None = None
+        self._delete_retention_ms = DELETE_RETENTION_MS
 
     def _tables(self, task: TaskId) -> dict[str, Any]:
         """Return what keeps state in a task: tables and aggregates of its partition count."""
@@ -84,14 +82,25 @@ class Tasks:
         return Path(self.runtime.app.conf.appdir) / "onceflow"
 
     async def identify(self) -> StoreIdentity:
-        """Learn which cluster and which changelog topics the state belongs to; asked once."""
+        """Learn which cluster and which changelog topics the state belongs to; asked once.
+
+        Raises:
+            TopologyError: a changelog is configured to lose state; see `check_changelogs`.
+        """
         if self._identity is not None:
             return self._identity
-        names = {t.name: t.changelog_topic_name for t in self.runtime.sources()}
-        topics = await self.runtime.clients.admin.topics(set(names.values()))
+        sources = self.runtime.sources()
+        names = {t.name: t.changelog_topic_name for t in sources}
+        admin = self.runtime.clients.admin
+        topics = await admin.topics(set(names.values()))
+        self._delete_retention_ms = check_changelogs(
+            sources,
+            await admin.topic_configs(topics) if topics else {},
+            self.runtime.clients.config.bootstrap_servers,
+        )
         self._identity = StoreIdentity(
             app=self.runtime.app.conf.id,
-            cluster_id=await self.runtime.clients.admin.cluster_id(),
+            cluster_id=await admin.cluster_id(),
             changelog_topic_ids={t: topics[topic].topic_id for t, topic in names.items()},
         )
         return self._identity
@@ -143,7 +152,7 @@ class Tasks:
             tables,
             self._budget,
             now_ms=wall_ms(),
-            trusted_for_ms=DELETE_RETENTION_MS // 2,
+            trusted_for_ms=self._delete_retention_ms // 2,
         )
 
     def now_ms(self) -> int:

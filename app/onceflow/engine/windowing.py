@@ -76,7 +76,8 @@ class WindowSet(FaustWindowSet):
 
     def now(self) -> Any:
         """Return the value in the window of the system clock."""
-        return self.table._windowed_now(self.key)  # noqa: SLF001 - Faust's own
+        table: Any = self.table
+        return table._windowed_now(self.key)  # noqa: SLF001 - Faust's own
 
     def value(self, event: Any = None) -> Any:
         """Return the value in the window that the table's time relativity selects."""

@@ -1,8 +1,8 @@
 """Rows of set tables: one per member, folded from Faust's log of set operations.
 
 Faust's changelog of a ``SetTable`` is a log of operations, not of values: its key is
-``[operation, key]`` and its value one member (add, discard) or ``[added, removed]`` (update), all of
-them JSON. Source: https://github.com/faust-streaming/faust/blob/v0.15.3/faust/tables/sets.py
+``[operation, key]`` and its value one member (add, discard) or ``[added, removed]`` (update),
+all of them JSON. Source: https://github.com/faust-streaming/faust/blob/v0.15.3/faust/tables/sets.py
 
 In a store each member is a row of its own without a value, so that adding to a large set writes one
 row, and folding operations in order is the same as writing and deleting rows in order:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from harness.table_driver import TableDriver, make_app
 
+from harness.table_driver import TableDriver, make_app
 from onceflow.errors import ConfigError, DeserializationError, OutsideRecord
 from onceflow.state.set_rows import fold_operations
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from harness.table_driver import TableDriver, make_app
 
+from harness.table_driver import TableDriver, make_app
 from onceflow.errors import ConfigError, ProcessingError
 
 
@@ -149,9 +149,7 @@ async def test_expiry_goes_on_after_a_restart_without_new_records(app, tmp_path,
     assert windows_of(counts) == {("new", 100): 1}
     assert not counts.table.is_dirty()
     folded = dict(driver.changelogs[("counts", 0)])
-    assert [key for key, value in folded.items() if value is not None] == [
-        b'["new",[100.0,109.9]]'
-    ]
+    assert [key for key, value in folded.items() if value is not None] == [b'["new",[100.0,109.9]]']
 
 
 async def test_a_window_close_may_write_other_tables(app, tmp_path):
