@@ -40,6 +40,9 @@ MODE_FLAGS: dict[str, str] = {
     "onceflow.columns.windowcache:WindowCache.remember.whole": "a fact about the rows given",
     "onceflow.decisions.marker:commit_attempts.moved": "a fact about the epoch",
     "onceflow.decisions.marker:commit_attempts.noted": "a fact about the epoch",
+    "onceflow.state.set_rows:_prefix_of.windowed": "a fact about the table's keys",
+    "onceflow.state.set_rows:fold_operations.windowed": "a fact about the table's keys",
+    "onceflow.state.set_rows:split_row.windowed": "a fact about the table's keys",
     "onceflow.testing.model_broker:ModelBroker.end_transaction.commits": "Kafka's EndTxn has it",
 }
 """Keyword-only booleans, as ``module:function.parameter``, that do not select a mode."""

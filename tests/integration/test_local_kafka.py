@@ -16,7 +16,14 @@ from typer.testing import CliRunner
 
 from onceflow.cli.kafka import EXIT_NOT_RUNNING, app
 from onceflow.errors import ConfigError
-from onceflow.localkafka import LocalKafka, start_detached, status, stop_detached
+from onceflow.localkafka import (
+    BrokerStatus,
+    ClusterStatus,
+    LocalKafka,
+    start_detached,
+    status,
+    stop_detached,
+)
 from onceflow.localkafka.readiness import answers, probe
 from onceflow.localkafka.wire import Address, ProtocolError
 
@@ -175,7 +182,11 @@ def test_foreground_stops_its_brokers_at_a_signal(tmp_path):
     )
     with command:
         assert "Kafka answers at" in command.stdout.readline()
-        (broker,) = status(tmp_path / "kafka").brokers
+        found = status(tmp_path / "kafka")
+        (broker,) = found.brokers
+        port = int(found.bootstrap.rpartition(":")[2])
+        assert broker == BrokerStatus(1, port, broker.pid, answers=True)
+        assert found == ClusterStatus(True, found.bootstrap, str(tmp_path / "kafka"), (broker,))
         command.terminate()
         assert command.wait(60) == 0
     assert _gone(broker.pid)

@@ -5,15 +5,14 @@ from markers, and when partitions may be claimed and handed over (DESIGN section
 two-phase participants). Events in, effects out: no clock, thread or I/O may be imported here.
 
 Theory. An epoch is the work between two openings of the gate under one assignment. It ends either
-fully drained and committed, or aborted and replayed from the committed offsets; there is nothing
-in between, so nothing is ever committed below a gap. Everything that wants an epoch to end (time,
-a revoke, a new assignment, a stop, a record to isolate) leaves its wish in a field and closes the
+fully drained and committed, or aborted and replayed from the committed offsets, so nothing is ever
+committed below a gap. Whatever wants an epoch to end leaves its wish in a field and closes the
 gate. When the epoch is over, ``_settle`` looks at all wishes in one fixed order: lost partitions
 are forgotten, leaving ones released, a stop obeyed, joining ones taken over, and only then the gate
-opens again. So no epoch spans a change of assignment (INV-EPOCH-4), whatever arrives when.
+opens again. So no epoch spans a change of assignment (INV-EPOCH-4).
 
-A transaction whose end is unknown, or whose producer is spent, goes through RESOLVING: the producer
-is replaced (which fences the old one), then the markers are read, then the next one begins.
+A transaction with an unknown end or a spent producer goes through RESOLVING: the producer is
+replaced, which fences the old one, and the markers are read.
 """
 
 from __future__ import annotations
@@ -599,4 +598,3 @@ class CommitEpochs:
     TRANSITIONS: ClassVar[
         Mapping[tuple[EpochState, type[EpochEvent]], Callable[..., list[EpochEffect]]]
     ] = {(state, event): handler for states, event, handler in _ROWS for state in states}
-    """Every step that does something."""

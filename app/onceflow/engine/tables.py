@@ -169,6 +169,10 @@ class Table(faust.Table):
         time and could take live rows, stays off.
         """
         del options
+        return self._changelog_like({}, compacting=True, deleting=False)
+
+    def _changelog_like(self, config: dict[str, Any], **cleanup: Any) -> TopicT:
+        """Describe a changelog with this configuration; the user's own goes before it."""
         return self.app.topic(
             self._changelog_topic_name(),
             schema=self.schema,
@@ -177,12 +181,15 @@ class Table(faust.Table):
             key_serializer=self.key_serializer,
             value_serializer=self.value_serializer,
             partitions=self.partitions,
-            compacting=True,
-            deleting=False,
             acks=False,
             internal=True,
-            config={"message.timestamp.type": "LogAppendTime", **self.extra_topic_configs},
+            config={
+                "message.timestamp.type": "LogAppendTime",
+                **config,
+                **self.extra_topic_configs,
+            },
             allow_empty=True,
+            **cleanup,
         )
 
     def using_window(self, window: WindowT, *, key_index: bool = False) -> Any:
