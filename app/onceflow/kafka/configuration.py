@@ -276,6 +276,10 @@ def _shared(config: ClientConfig, hooks: Hooks, without: frozenset[str]) -> Sett
     """The user's options that fit this kind of client, the address and the callbacks."""
     settings: Settings = {k: v for k, v in config.options.items() if k not in without}
     settings["bootstrap.servers"] = config.bootstrap_servers
+    # By default a client whose connections all broke forgets its brokers and begins with the
+    # bootstrap servers again; requests to a coordinator then wait for the forgotten broker, for
+    # ever: sending offsets, reading them (librdkafka #5511, seen with 2.16 at every second cut).
+    settings.setdefault("metadata.recovery.strategy", "none")
     settings.setdefault("client.id", config.client_id)
     settings["logger"] = config.logger
     if hooks.on_error is not None:
