@@ -79,13 +79,13 @@ def test_a_worker_killed_while_taking_over_loses_and_doubles_nothing(run_app, po
 @pytest.mark.parametrize("point", cases(HANDING_OVER))
 def test_a_worker_killed_while_handing_over_loses_and_doubles_nothing(run_app, point):
     with run_app(static=True) as run:
-        run.feed(records=900)
+        run.feed(records=1_300, rate=60)
         worker = run.worker("a", ONCEFLOW_CRASH_POINT=f"{point}:1")
         run.wait_echoed(200, 40)
         run.worker("b")
         worker.wait_killed(40)
         run.worker("a")
-        run.wait_more(150, 60)
+        run.wait_more(100, 60)
         run.finish()
 
 

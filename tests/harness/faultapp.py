@@ -9,11 +9,16 @@ FAULT_STALL_S (how long an input that says ``stall`` blocks the process, once pe
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import signal
 import time
 from pathlib import Path
 
 import faust
+
+# A worker that hangs tells where, into its log (the usual signals are Faust's own).
+faulthandler.register(signal.SIGRTMIN)
 
 APP_ID = os.environ["FAULT_APP"]
 PARTITIONS = int(os.environ.get("FAULT_PARTITIONS", "4"))
