@@ -96,7 +96,8 @@ class Consumer(FaustConsumer):
         self.app.consumer_generation_id = assignment.number
         if not self.app.rebalancing:
             self.app.on_rebalance_start()
-        asyncio.ensure_future(self._spread(tps))  # noqa: RUF006 - kept by the service below
+        # The service keeps the task, and an error in a user's handler ends the worker.
+        self.add_future(self._spread(tps))
 
     async def _spread(self, tps: set[TP]) -> None:
         app = cast("Any", self.app)
@@ -174,6 +175,8 @@ class Consumer(FaustConsumer):
         """Watch the poll thread and records that take too long."""
         while not self.should_stop and self.runtime.is_worker:
             await asyncio.sleep(1.0)
+            # Here too: the commit handler waits while partitions are taken over.
+            self.runtime.health.beat(Heartbeat.LOOP)
             self.runtime.failures.watch()
             self.runtime.measure()
 

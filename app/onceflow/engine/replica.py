@@ -20,7 +20,7 @@ import time
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
-from onceflow.errors import OnceflowError, Unreachable, invariant
+from onceflow.errors import Unreachable, invariant
 from onceflow.ids import Partition
 from onceflow.kafka.changelog import LOG_START, ChangelogReader
 from onceflow.limits import (
@@ -100,14 +100,15 @@ class Replica:
 
     def load(self, run: Run, now_ms: int) -> Iterator[int]:
         """Write what a run has beyond the partition's position, in pieces."""
-        start = bisect_left(run.offsets, self.position(run.number))
-        if start < len(run.offsets):
-            pieces = self.loaders[run.number].load_pieces(
+        loader = self.loaders[run.number]
+        # Looked up for each piece: an epoch of this worker may be fed in between.
+        while (start := bisect_left(run.offsets, self.position(run.number))) < len(run.offsets):
+            pieces = loader.load_pieces(
                 run.keys[start:], run.values[start:], run.offsets[start:], now_ms=now_ms
             )
-            for position in pieces:
-                self.forget_reads()
-                yield position
+            position = next(pieces)
+            self.forget_reads()
+            yield position
 
     def feed(self, number: int, before: int, change: Changes, now_ms: int) -> None:
         """Write what an epoch of this worker committed to its own partition.
@@ -179,6 +180,7 @@ class Replicas:
         )
         self._reader = reader
         self._tail = asyncio.ensure_future(self._follow(reader))
+        self._tail.add_done_callback(self._ended)
 
     def _open(self, table: GlobalReads, identity: StoreIdentity) -> TaskStore:
         tasks = self.runtime.tasks
@@ -209,21 +211,23 @@ class Replicas:
 
     async def _follow(self, reader: ChangelogReader) -> None:
         """Loop root: read and write on; a broker that is away is waited for."""
-        try:
-            while True:
-                try:
-                    runs = await self._on_thread(reader.poll, REPLICA_POLL_RECORDS, REPLICA_POLL_S)
-                except Unreachable as error:
-                    log.warning(LogEvent.KAFKA_UNREACHABLE, error=str(error))
-                    await asyncio.sleep(REPLICA_POLL_S)
-                    continue
-                for run in runs:
-                    for _ in self._by_topic[run.topic].load(run, self.runtime.tasks.now_ms()):
-                        await asyncio.sleep(0)
-                self._note_caught_up(reader)
-                self._progress.set()
-        except OnceflowError as error:
-            self.runtime.fail(error)
+        while True:
+            try:
+                runs = await self._on_thread(reader.poll, REPLICA_POLL_RECORDS, REPLICA_POLL_S)
+            except Unreachable as error:
+                log.warning(LogEvent.KAFKA_UNREACHABLE, error=str(error))
+                await asyncio.sleep(REPLICA_POLL_S)
+                continue
+            for run in runs:
+                for _ in self._by_topic[run.topic].load(run, self.runtime.tasks.now_ms()):
+                    await asyncio.sleep(0)
+            self._note_caught_up(reader)
+            self._progress.set()
+
+    def _ended(self, tail: asyncio.Task[None]) -> None:
+        """Leave if following ended by itself: takeovers would wait for it for ever."""
+        if not tail.cancelled():
+            self.runtime.fail(tail.exception())
 
     def _note_caught_up(self, reader: ChangelogReader) -> None:
         """Say about once an hour that the stores are complete, so that they stay trusted."""
