@@ -140,7 +140,7 @@ class Declarations:
         """Begin to make ``name`` if it is missing, for callers that cannot await."""
         task = self._under_way.get(name)
         if task is None:
-            task = self._under_way[name] = asyncio.ensure_future(self._ensure(name))
+            task = self._under_way[name] = asyncio.ensure_future(self.require([name]))
             task.add_done_callback(lambda done: self._ensured(name, done))
         return task
 
@@ -150,13 +150,20 @@ class Declarations:
         if error is not None:
             log.error(LogEvent.TOPIC_MISSING, topic=name, error=str(error))
 
-    async def _ensure(self, name: str) -> None:
-        await self._look([name])
-        if name not in self.existing:
+    async def require(self, names: Iterable[str]) -> None:
+        """Return when all of ``names`` exist, making what is missing.
+
+        Raises:
+            TopologyError: some do not exist and ``topic_allow_declare`` is off; it names them all.
+            Unreachable: Kafka does not answer.
+        """
+        await self._look(names)
+        missing = [name for name in names if name not in self.existing]
+        if missing:
             raise TopologyError(
-                f"Topic {name} does not exist and topic_allow_declare is off, so it was not made. "
-                "The record was not sent, and none of its epoch is committed. Create the topic, or "
-                "correct its name."
+                f"Topic {', '.join(missing)} does not exist, and topic_allow_declare is off, so "
+                "it was not made. Nothing was read from it or sent to it. Create it, or correct "
+                "its name."
             )
 
     async def _look(self, names: Iterable[str]) -> None:

@@ -45,6 +45,7 @@ def install(app: AppT, conf: Any) -> None:
     from onceflow.engine.consumer import TableManager  # noqa: PLC0415
     from onceflow.engine.faust_settings import check_classes, has_worker_class  # noqa: PLC0415
     from onceflow.engine.global_tables import GlobalTable  # noqa: PLC0415
+    from onceflow.engine.router import Router  # noqa: PLC0415
     from onceflow.engine.sets import SetGlobalTable, SetTable  # noqa: PLC0415
     from onceflow.engine.stream import Stream  # noqa: PLC0415
     from onceflow.engine.tables import Table  # noqa: PLC0415
@@ -63,7 +64,7 @@ def install(app: AppT, conf: Any) -> None:
     conf.Agent, conf.Stream, conf.Topic = Agent, Stream, Topic
     conf.Table, conf.GlobalTable = Table, GlobalTable
     conf.SetTable, conf.SetGlobalTable = SetTable, SetGlobalTable
-    conf.TableManager = TableManager
+    conf.TableManager, conf.Router = TableManager, Router
     conf.processing_guarantee = ProcessingGuarantee.EXACTLY_ONCE
     conf.stream_publish_on_commit = False
     conf.producer_threaded = False

@@ -158,8 +158,8 @@ class Runtime:
         declarations = self.declarations
         declarations.plans[self.dead_letter_topic] = TopicPlan(1, None, {"retention.ms": "-1"})
         await declarations.declare_named()
+        await declarations.require(names)
         for name in names:
-            await declarations.ensure(name)
             self.partition_counts[name] = self.partition_counts_known[name]
         pinned = {*names, *(source.changelog_topic_name for source in self.sources())}
         check_pins(

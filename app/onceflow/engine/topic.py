@@ -177,9 +177,11 @@ class Topic(faust.Topic):
             TopologyError: it belongs to the app (a changelog, a repartition topic) and exists with
                 another number of partitions.
         """
+        if not self.app.conf.topic_allow_declare:
+            return
         declarations = self.sender.declarations
         for name in self.topics:
-            if self.internal and self.app.conf.topic_allow_declare:
+            if self.internal:
                 await declarations.declare_own(name)
             else:
                 await declarations.ensure(name)

@@ -1,0 +1,53 @@
+"""The router of web requests to workers: refused, because nobody tells where a key is.
+
+Faust ships each worker's URL and tables with its own group protocol; here Kafka's protocol assigns
+partitions, which carries none of that. An empty or stale answer would send requests astray.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from faust.app.router import Router as FaustRouter
+
+from onceflow.errors import ConfigError
+
+if TYPE_CHECKING:
+    from yarl import URL
+
+
+class Router(FaustRouter):
+    """A router whose every question is answered with what to do instead.
+
+    Raises (from each method): ConfigError.
+    """
+
+    def key_store(self, table_name: str, key: Any) -> URL:
+        """Refuse: where a key's table partition is."""
+        del key
+        _refuse(f"the worker that has a key of table {table_name}")
+
+    def external_topic_key_store(self, topic: Any, key: Any) -> URL:
+        """Refuse: who processes a key of a topic."""
+        del key
+        _refuse(f"the worker that reads a key of {topic}")
+
+    def table_metadata(self, table_name: str) -> Any:
+        """Refuse: where a table's partitions are."""
+        _refuse(f"the workers of table {table_name}")
+
+    def tables_metadata(self) -> Any:
+        """Refuse: where all tables' partitions are."""
+        _refuse("the workers of the tables")
+
+    def external_topics_metadata(self) -> Any:
+        """Refuse: who reads which partitions."""
+        _refuse("the workers of the topics")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise ConfigError(
+        f"app.router and @app.table_route were asked for {what}, which workers here do not know "
+        "of each other. Nothing was sent or changed. Write what has to be looked up to a topic or "
+        "a database from the agent, or use a GlobalTable, which every worker has."
+    )
