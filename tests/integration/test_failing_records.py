@@ -82,9 +82,7 @@ def program(tmp_path, kafka, unique):
 
 
 def send(program, values):
-    rows = [
-        (b"k", v if isinstance(v, bytes) else json.dumps(v).encode(), 0, None) for v in values
-    ]
+    rows = [(b"k", v if isinstance(v, bytes) else json.dumps(v).encode(), 0, None) for v in values]
     program.send(f"{program.app_id}-in", rows)
 
 
