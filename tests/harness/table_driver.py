@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from weakref import ref
 
 import faust
 
 from harness.task_stores import BUDGET_BYTES, TRUSTED_FOR_MS
 from onceflow.engine.closing import close_windows
-from onceflow.engine.records import Batch, RecordEvent, current_event_ref
+from onceflow.engine.records import Batch, RecordEvent, RecordRef, current_event_ref
 from onceflow.engine.runtime import runtime_of
 from onceflow.ids import Partition, Stamp, TaskId
 from onceflow.kafka.records import Run
@@ -104,7 +103,7 @@ class TableDriver:
             Partition(SOURCE, number), [0], [key], [None], [int(timestamp * 1000)], None, 0, 0
         )
         event = RecordEvent(self.app, self.topic, Batch(run, self.runtime.gate.stamp, 1), 0, value)
-        token = current_event_ref.set(ref(event))
+        token = current_event_ref.set(RecordRef(event))
         try:
             yield event
         finally:

@@ -34,7 +34,7 @@ class World:
         for cursor in self.cursors:
             self.gate.add(cursor)
             for partition in PARTITIONS:
-                cursor.start(partition, 0)
+                cursor.done[partition] = 0
         self.ends = dict.fromkeys(PARTITIONS, 0)
         self.batches = 0
 
@@ -147,7 +147,7 @@ def test_offsets_are_refused_while_a_record_is_in_progress() -> None:
         gate = Gate(Stamp(1, 0))
         cursor = Cursor(gate, lambda _: None)
         gate.add(cursor)
-        cursor.start(PARTITIONS[0], 0)
+        cursor.done[PARTITIONS[0]] = 0
         cursor.in_progress = 1
         gate.close(PARTITIONS)
         with pytest.raises(InvariantViolation, match="INV-EPOCH-2"):

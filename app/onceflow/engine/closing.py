@@ -15,9 +15,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
-from weakref import ref
 
-from onceflow.engine.records import Batch, RecordEvent, current_event_ref
+from onceflow.engine.records import Batch, RecordEvent, RecordRef, current_event_ref
 from onceflow.engine.table_partition import ABSENT
 from onceflow.errors import ProcessingError
 from onceflow.ids import TaskId
@@ -104,7 +103,7 @@ def _record_of(runtime: Runtime, table: Table, part: TablePartition) -> Generato
     batch = Batch(run, runtime.gate.stamp, 1)
     topic = runtime.app.topic(partition.topic)
     event = RecordEvent(runtime.app, cast("Any", topic), batch, 0, None)
-    token = current_event_ref.set(ref(event))
+    token = current_event_ref.set(RecordRef(event))
     try:
         yield event
     finally:

@@ -8,6 +8,7 @@ that unread fields cost nothing.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
+from weakref import ref
 
 import faust.streams
 from faust import Event
@@ -16,7 +17,6 @@ from faust.types.tuples import ConsumerMessage
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
-    from weakref import ref
 
     from faust.types import AppT, Message
 
@@ -150,6 +150,16 @@ class RecordEvent(Event):
     def ack(self) -> bool:
         """Finish a record of a ``noack()`` stream; on other streams it finishes by itself."""
         return self.channel.cursor.acknowledge(self)
+
+
+class RecordRef(ref[Event]):
+    """What the context knows of the record being processed.
+
+    A context that a task inherited outlives the record. Then the reference is dead, but its class
+    still tells that there was a record, so that the task's sends are not taken for a timer's.
+    """
+
+    __slots__ = ()
 
 
 def current_record() -> RecordEvent | None:

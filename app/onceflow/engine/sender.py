@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from faust.types import TP
 from faust.types.tuples import RecordMetadata
 
-from onceflow.engine.records import RecordEvent, current_event_ref
+from onceflow.engine.records import RecordEvent, RecordRef, current_event_ref
 from onceflow.errors import (
     ConfigError,
     Fenced,
@@ -139,6 +139,7 @@ class Sender:
 
     Fields:
         existing: topics known to exist; who can await makes others first (`Declarations`).
+        announce: Faust's signal ``on_produce_message``, if somebody listens; may add headers.
         arrived: called when an entry has to wait, so that a worker without partitions commits it.
         transaction: the producer whose transaction is open, or None between epochs.
         waiting: outbox entries not produced in the present attempt, oldest first.
@@ -163,6 +164,7 @@ class Sender:
         self.in_worker = False
         self.produced: dict[str, int] = {}
         self.arrived: Callable[[], None] = _ignore
+        self.announce: Callable[..., None] | None = None
         self._plain = plain
         self._delivery: ContextVar[str] = ContextVar("delivery")
 
@@ -190,6 +192,11 @@ class Sender:
         if topic not in self.existing:
             self.declarations.ensure_soon(topic)
         timestamp_ms = None if timestamp is None else self._timestamp_ms(topic, timestamp)
+        if self.announce is not None:
+            headers = list(headers.items() if isinstance(headers, Mapping) else headers or ())
+            self.announce(
+                key=key, value=value, partition=partition, timestamp=timestamp, headers=headers
+            )
         if headers is not None:
             headers = _header_list(topic, headers)
         delivery = self._delivery.get(delivery)
@@ -198,6 +205,8 @@ class Sender:
         reference = current_event_ref.get(None)
         event = reference() if reference is not None else None
         if event.__class__ is not RecordEvent:
+            if event is None and reference.__class__ is RecordRef:
+                raise _finished(topic)
             return self._send_later(topic, key, value, partition, timestamp_ms, headers)
         self._check(cast("RecordEvent", event), topic)
         transaction = self.transaction
@@ -224,11 +233,7 @@ class Sender:
 
     def _check(self, event: RecordEvent, topic: str) -> None:
         if not event.live:
-            raise OutsideRecord(
-                f"A send to {topic} belongs to a record that is finished already, such as from a "
-                "task started by the agent. Its epoch may be committed, so nothing was sent. "
-                "Await the work inside the agent, or send with delivery='at_least_once'."
-            )
+            raise _finished(topic)
         if event.batch.stamp is not self.gate.stamp:
             raise StaleAttempt(
                 f"The attempt that the send to {topic} belongs to was aborted; the record is "
@@ -415,6 +420,14 @@ class Sender:
         """Return and reset how many records were produced per topic (for metrics)."""
         produced, self.produced = self.produced, {}
         return produced.items()
+
+
+def _finished(topic: str) -> OutsideRecord:
+    return OutsideRecord(
+        f"A send to {topic} belongs to a record that is finished already, such as from a "
+        "task started by the agent. Its epoch may be committed, so nothing was sent. "
+        "Await the work inside the agent, or send with delivery='at_least_once'."
+    )
 
 
 def _ignore() -> None:

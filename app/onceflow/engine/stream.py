@@ -15,7 +15,6 @@ import asyncio
 from inspect import isawaitable
 from types import MethodType
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
-from weakref import ref
 
 import faust
 from faust.exceptions import Skip
@@ -25,7 +24,7 @@ from mode.utils.times import want_seconds
 from onceflow.columns.batch import RecordBatch
 from onceflow.columns.schema import schema_from_annotations
 from onceflow.engine.failures import Blamed
-from onceflow.engine.records import FILTERED, RecordEvent, current_event_ref
+from onceflow.engine.records import FILTERED, RecordEvent, RecordRef, current_event_ref
 from onceflow.engine.runtime import runtime_of
 from onceflow.engine.taking import Taker
 from onceflow.engine.topic import Topic
@@ -141,7 +140,7 @@ class Stream(faust.Stream):
                         cursor.in_progress -= 1
                         continue
                     event = RecordEvent(app, channel, batch, index, value)
-                    set_current(ref(event))
+                    set_current(RecordRef(event))
                     self.current_event = event
                     if processors:
                         value = await self.processed(value)
@@ -208,7 +207,7 @@ class Stream(faust.Stream):
                     continue
                 batch, start, stop = sliced
                 event = RecordEvent(self.app, channel, batch, start, None)
-                current_event_ref.set(ref(event))
+                current_event_ref.set(RecordRef(event))
                 self.current_event = event
                 self.events_total += stop - start
                 offsets = batch.run.offsets

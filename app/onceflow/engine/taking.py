@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 from onceflow.engine.gate import Holding
-from onceflow.engine.records import FILTERED, RecordEvent, current_event_ref
+from onceflow.engine.records import FILTERED, RecordEvent, RecordRef, current_event_ref
 from onceflow.engine.runtime import runtime_of
 
 if TYPE_CHECKING:
@@ -172,7 +171,7 @@ class Taker:
             await failures.undecodable(self.channel, batch, index, error)
             return None
         event = RecordEvent(self.stream.app, self.channel, batch, index, value)
-        current_event_ref.set(ref(event))
+        current_event_ref.set(RecordRef(event))
         self.stream.current_event = event
         event.value = await self.stream.processed(value)
         if event.value is FILTERED:

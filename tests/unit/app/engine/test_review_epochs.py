@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from types import SimpleNamespace
 
-from harness.table_driver import make_app
+import pytest
+
+from harness.table_driver import TableDriver, make_app
 from onceflow.decisions import epoch_effects as fx
 from onceflow.decisions import epoch_events as ev
 from onceflow.decisions.commit_epoch import CommitEpochs, EpochState
@@ -14,7 +17,7 @@ from onceflow.engine.epochs import Epochs
 from onceflow.engine.runtime import runtime_of
 from onceflow.engine.sealing import seal
 from onceflow.engine.table_partition import SealedRows
-from onceflow.errors import TransactionAborted
+from onceflow.errors import OutsideRecord, TransactionAborted
 from onceflow.ids import Incarnation, Offset, Partition
 from onceflow.kafka.errors import ProducerFull
 
@@ -172,3 +175,23 @@ async def test_a_rewind_does_not_wait_for_a_poll_thread_that_waits_for_a_revoke(
     assert asked == [{P0: Offset(7)}]
     answer.set_result(1)
     await asyncio.sleep(0)
+
+
+async def test_a_task_that_outlives_its_record_sends_nothing():
+    """Whether the record's object is still in memory must not decide what becomes of the send."""
+    runtime = worker()
+    runtime.sender.begin(Transaction())
+    finished = asyncio.Event()
+
+    async def late():
+        await finished.wait()
+        return runtime.sender.send("out", None, b"late")
+
+    with TableDriver(runtime.app, None).record():
+        task = asyncio.ensure_future(late())
+        await asyncio.sleep(0)
+    gc.collect()
+    finished.set()
+    with pytest.raises(OutsideRecord, match="finished already"):
+        await task
+    assert not runtime.sender.has_effects()

@@ -30,7 +30,7 @@ class Reading:
         ]
         self.cursors = [stream.channel.cursor for stream in self.streams]
         for cursor in self.cursors:
-            cursor.start(PARTITION, 0)
+            cursor.done[PARTITION] = 0
         self.got = []
         self.tasks = []
 
@@ -121,7 +121,7 @@ async def test_an_abort_empties_the_lists_of_take(reading):
     await world.arrive(0, 1, 2)
     world.gate.stamp = Stamp(0, 1)
     world.cursors[0].reset()
-    world.cursors[0].start(PARTITION, 0)
+    world.cursors[0].done[PARTITION] = 0
     world.gate.close([PARTITION])
     world.gate.open()
     await world.arrive(0, 1, 2, 3)
