@@ -77,7 +77,7 @@ faults: $(INSTALLED) ## RUNS=n random kills and stops from SEED=s, repeatable
 	$(BIN)/python -m pytest -q -m faults tests/faults --fault-runs=$(RUNS) --fault-seed=$(SEED) \
 		$(ARGS)
 
-bench: $(INSTALLED) ## side-by-side benchmarks: a table, and JSON lines
+bench: $(INSTALLED) ## side-by-side benchmarks: a table, and JSON lines; ARGS=--quick for a short one
 	$(BIN)/python tests/bench $(ARGS)
 
 clean: ## remove the environment, caches and local data
