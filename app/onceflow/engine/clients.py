@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from onceflow.decisions.marker import CommittedOffset, parse
 from onceflow.ids import Offset
 from onceflow.kafka.admin import Admin
+from onceflow.kafka.changelog import ChangelogReader
 from onceflow.kafka.configuration import ClientConfig
 from onceflow.kafka.offsets import CommittedOffsets, Stability
 from onceflow.kafka.plain import PlainProducer
@@ -17,7 +18,7 @@ from onceflow.limits import FENCE_S_MAX, OFFSETS_S_MAX
 from onceflow.observe.logs import librdkafka_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from faust.types import AppT
 
@@ -28,6 +29,19 @@ PRODUCER_NUMBERS = (0, 1)
 """Ends of the two transactional ids of an incarnation; a takeover fences both."""
 
 
+class Makers(NamedTuple):
+    """What makes each kind of client; the topology driver puts a log in memory in their place."""
+
+    admin: Callable[[ClientConfig], Admin]
+    plain: Callable[[ClientConfig, asyncio.AbstractEventLoop], PlainProducer]
+    transactional: Callable[[ClientConfig, str, int], TransactionalProducer]
+    offsets: Callable[[ClientConfig], CommittedOffsets]
+    reader: Callable[[ClientConfig, Mapping[Partition, int]], ChangelogReader]
+
+
+KAFKA = Makers(Admin, PlainProducer, TransactionalProducer, CommittedOffsets, ChangelogReader)
+
+
 class Clients:
     """Clients that are made when they are first needed, or when the worker starts.
 
@@ -35,6 +49,7 @@ class Clients:
         config: where Kafka is and how to reach it.
         transaction: the transactional producer of the present epoch; advanced by `take_turns`.
         transaction_thread: runs blocking transaction calls.
+        makers: what the clients are made by.
     """
 
     def __init__(
@@ -46,6 +61,7 @@ class Clients:
             client_id=cast("Any", app).conf.broker_client_id,
             logger=librdkafka_logger(),
         )
+        self.makers = KAFKA
         self.transaction_thread: TransactionThread = cast("Any", None)
         self.transaction: TransactionalProducer = cast("Any", None)
         self._app = app
@@ -61,14 +77,18 @@ class Clients:
     def admin(self) -> Admin:
         """Administration of the cluster."""
         if self._admin is None:
-            self._admin = Admin(self.config)
+            self._admin = self.makers.admin(self.config)
         return self._admin
 
     def plain(self) -> PlainProducer:
         """Return the producer of sends outside of transactions."""
         if self._plain is None:
-            self._plain = PlainProducer(self.config, loop=asyncio.get_running_loop())
+            self._plain = self.makers.plain(self.config, asyncio.get_running_loop())
         return self._plain
+
+    def open_reader(self, positions: Mapping[Partition, int]) -> ChangelogReader:
+        """Open a reader of whole partitions, for one thread; blocks. Raises as the reader does."""
+        return self.makers.reader(self.config, positions)
 
     async def start(self) -> None:
         """Make the transactional producers of this incarnation.
@@ -84,7 +104,7 @@ class Clients:
 
     async def _make_producer(self, number: int) -> TransactionalProducer:
         transactional_id = f"{self._app.conf.id}.{self._incarnation}.{number}"
-        producer = TransactionalProducer(
+        producer = self.makers.transactional(
             self.config, transactional_id, self._settings.transaction_timeout_ms
         )
         await self.transaction_thread.run(producer.init, FENCE_S_MAX, timeout_s=FENCE_S_MAX * 2)
@@ -117,7 +137,7 @@ class Clients:
             DataAtRisk: metadata that this version does not understand.
         """
         if self._offsets is None:
-            self._offsets = CommittedOffsets(self.config)
+            self._offsets = self.makers.offsets(self.config)
         found = await self._offsets.committed(
             self._app.conf.id, partitions, stability, OFFSETS_S_MAX
         )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from onceflow.errors import Unreachable, invariant
 from onceflow.ids import Partition
-from onceflow.kafka.changelog import LOG_START, ChangelogReader
+from onceflow.kafka.changelog import LOG_START
 from onceflow.limits import (
     REPLICA_POLL_RECORDS,
     REPLICA_POLL_S,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from onceflow.engine.global_tables import GlobalReads
     from onceflow.engine.runtime import Runtime
+    from onceflow.kafka.changelog import ChangelogReader
     from onceflow.kafka.records import Run
     from onceflow.state.overlay import Changes
     from onceflow.state.task_store import StoreIdentity, TaskStore
@@ -175,9 +176,7 @@ class Replicas:
             position = store.changelog_position(str(partition.number))
             positions[partition] = LOG_START if position is None else position
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "onceflow-replicas")
-        reader: ChangelogReader = await self._on_thread(
-            ChangelogReader, self.runtime.clients.config, positions
-        )
+        reader: ChangelogReader = await self._on_thread(self.runtime.clients.open_reader, positions)
         self._reader = reader
         self._tail = asyncio.ensure_future(self._follow(reader))
         self._tail.add_done_callback(self._ended)

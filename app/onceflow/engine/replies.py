@@ -18,7 +18,7 @@ from onceflow.engine.gate import Cursor, Gate
 from onceflow.engine.records import Batch
 from onceflow.errors import DataAtRisk, OnceflowError
 from onceflow.ids import Partition, Stamp
-from onceflow.kafka.changelog import LOG_START, ChangelogReader
+from onceflow.kafka.changelog import LOG_START
 from onceflow.limits import REPLY_TOPICS_KEPT
 from onceflow.observe.events import LogEvent
 from onceflow.observe.logs import get_logger
@@ -166,9 +166,7 @@ class Replies:
         """Read until an error; a topic that comes later is taken in by a new reader."""
         while True:
             following = dict(self.positions)
-            reader = await asyncio.to_thread(
-                ChangelogReader, self.runtime.clients.config, following
-            )
+            reader = await asyncio.to_thread(self.runtime.clients.open_reader, following)
             try:
                 while following.keys() == self.positions.keys():
                     for run in await asyncio.to_thread(reader.poll, _POLL_RECORDS, _POLL_S):

@@ -14,14 +14,13 @@ import time
 from typing import TYPE_CHECKING
 
 from onceflow.decisions.crash_points import CrashPoint
-from onceflow.kafka.changelog import ChangelogReader
 from onceflow.limits import RESTORE_POLL_RECORDS, RESTORE_POLL_S, RESTORE_PROGRESS_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from onceflow.ids import Partition
-    from onceflow.kafka.configuration import ClientConfig
+    from onceflow.kafka.changelog import ChangelogReader
     from onceflow.state.restore import RestoreLoader
 
 
@@ -34,13 +33,13 @@ class RestoreJob:
 
     def __init__(
         self,
-        config: ClientConfig,
+        open_reader: Callable[[Mapping[Partition, int]], ChangelogReader],
         positions: Mapping[Partition, int],
         loaders: Mapping[Partition, RestoreLoader],
         crash: Callable[[CrashPoint], None],
     ) -> None:
         self.records = 0
-        self._config = config
+        self._open_reader = open_reader
         self._positions = positions
         self._loaders = loaders
         self._crash = crash
@@ -71,7 +70,7 @@ class RestoreJob:
         return self._left
 
     def _read_up(self) -> None:
-        reader = ChangelogReader(self._config, self._positions)
+        reader = self._open_reader(self._positions)
         try:
             self._look(reader)
             while reader.remaining() and not self._stopping.is_set():

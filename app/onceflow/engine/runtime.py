@@ -38,6 +38,8 @@ from onceflow.observe.logs import bind_process, get_logger
 from onceflow.observe.metrics import WorkerMetrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from faust.types import AppT
 
     from onceflow.decisions.crash_points import CrashPoint
@@ -61,6 +63,7 @@ class Runtime:
         incarnation: random per process start; names our transactional ids and markers.
         partition_counts: of the subscribed topics, pinned when they are subscribed.
         aggregates: columnar state besides the tables.
+        leave: ends the process with an exit code.
         repartition_topics: made by ``group_by``; read by this app only, so trimmed behind it.
     """
 
@@ -86,6 +89,7 @@ class Runtime:
         self._trimmed_s = time.monotonic()
         self._epochs: Epochs | None = None
         self._http: HttpServer | None = None
+        self.leave: Callable[[int], Any] = os._exit
         self._crash: CrashAt | None = settings.crash_at
         self._crash_passings = 0
 
@@ -217,7 +221,7 @@ class Runtime:
         known = isinstance(error, (OnceflowError, InvariantViolation))
         exit_code = error.exit_code if known else 1
         log.critical(LogEvent.WORKER_FAILED, error=str(error), exit_code=exit_code, exc_info=error)
-        os._exit(exit_code)
+        self.leave(exit_code)
 
     def crash(self, point: CrashPoint) -> None:
         """Kill this process if the settings name this crash point and it is passed often enough."""

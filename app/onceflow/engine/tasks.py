@@ -175,7 +175,7 @@ class Tasks:
             position = each.store.changelog_position(each.table)
             positions[partition] = LOG_START if position is None else position
         loaders = {partition: each.loader for partition, each in restoring.items()}
-        job = RestoreJob(self.runtime.clients.config, positions, loaders, self.runtime.crash)
+        job = RestoreJob(self.runtime.clients.open_reader, positions, loaders, self.runtime.crash)
         await job.run(lambda: self._show_progress(job, restoring))
         for each in restoring.values():
             each.loader.caught_up(now_ms=wall_ms())
