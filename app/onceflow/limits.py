@@ -143,6 +143,11 @@ client holds the rest back."""
 ADMIN_S_MAX = 30.0
 """Bound on one administrative request, retries included."""
 
+ADMIN_ATTEMPT_S = 6.0
+"""After so long an administration client that does not answer is replaced by a fresh one.
+librdkafka 2.16 leaves some waiting for ever for brokers that restarted (its issues 5301 and 5511);
+elections take less. A request is repeated so until its own bound."""
+
 ADMIN_THREADS = 4
 """Threads for blocking administrative calls; they wait, they do not compute."""
 

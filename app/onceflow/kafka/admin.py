@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (
@@ -55,6 +55,7 @@ class Admin:
     """Administration of one cluster. All methods may be called from the event loop."""
 
     def __init__(self, config: ClientConfig) -> None:
+        self._config = config
         self._connection = Connection()
         self._client = admin_client(config, self._connection)
         self._executor = concurrent.futures.ThreadPoolExecutor(
@@ -71,21 +72,28 @@ class Admin:
         Raises:
             Unreachable: no broker answered within the bound.
         """
-        return await self._blocking("cluster id", self._client.cluster_id, timeout_s)
+        return await self._blocking("cluster id", self._cluster_id, timeout_s)
+
+    def _cluster_id(self, timeout_s: float) -> str:
+        return self._client.cluster_id(timeout_s)
 
     async def topics(
         self, names: Iterable[str], timeout_s: float = limits.ADMIN_S_MAX
     ) -> dict[str, TopicDescription]:
         """Describe topics; those that do not exist are left out."""
+        wanted = sorted(names)
         return await self._blocking(
-            "describe topics", describe_topics, self._client, sorted(names), timeout_s
+            "describe topics", lambda s: describe_topics(self._client, wanted, s), timeout_s
         )
 
     async def topic_configs(
         self, names: Iterable[str], timeout_s: float = limits.ADMIN_S_MAX
     ) -> dict[str, dict[str, str]]:
         """Effective configuration of existing topics, by topic and name of the setting."""
-        return await self._blocking("describe configs", self._configs, sorted(names), timeout_s)
+        wanted = sorted(names)
+        return await self._blocking(
+            "describe configs", lambda s: self._configs(wanted, s), timeout_s
+        )
 
     def _configs(self, names: list[str], timeout_s: float) -> dict[str, dict[str, str]]:
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
@@ -123,7 +131,9 @@ class Admin:
             Unreachable: it was not seen within the bound.
         """
         new = NewTopic(name, partition_count, replication_factor, config=dict(config or {}))
-        return await self._blocking(f"create topic {name}", self._create, new, timeout_s)
+        return await self._blocking(
+            f"create topic {name}", lambda s: self._create(new, s), timeout_s
+        )
 
     def _create(self, new: NewTopic, timeout_s: float) -> TopicDescription:
         deadline = time.monotonic() + timeout_s
@@ -158,7 +168,8 @@ class Admin:
         self, names: Iterable[str], timeout_s: float = limits.ADMIN_S_MAX
     ) -> None:
         """Delete topics; those that do not exist are fine. For tests and ``reset``."""
-        await self._blocking("delete topics", self._delete, sorted(names), timeout_s)
+        wanted = sorted(names)
+        await self._blocking("delete topics", lambda s: self._delete(wanted, s), timeout_s)
 
     def _delete(self, names: list[str], timeout_s: float) -> None:
         if not names:
@@ -177,7 +188,9 @@ class Admin:
         self, before: Mapping[Partition, int], timeout_s: float = limits.ADMIN_S_MAX
     ) -> dict[Partition, int]:
         """Delete the records below these offsets; returns the log start offsets that resulted."""
-        return await self._blocking("delete records", self._delete_records, before, timeout_s)
+        return await self._blocking(
+            "delete records", lambda s: self._delete_records(before, s), timeout_s
+        )
 
     def _delete_records(
         self, before: Mapping[Partition, int], timeout_s: float
@@ -227,18 +240,34 @@ class Admin:
     async def _offsets(
         self, specs: Mapping[Partition, OffsetSpec], timeout_s: float
     ) -> dict[Partition, int]:
-        return await self._blocking("list offsets", list_offsets, self._client, specs, timeout_s)
+        return await self._blocking(
+            "list offsets", lambda s: list_offsets(self._client, specs, s), timeout_s
+        )
 
-    async def _blocking(self, doing: str, call: Callable[..., T], *args: Any) -> T:
-        """Run ``call`` on a thread; its last argument is the bound in seconds."""
-        timeout_s: float = args[-1]
+    async def _blocking(self, doing: str, call: Callable[[float], T], timeout_s: float) -> T:
+        """Run ``call`` on a thread, with the seconds that it may take; it must be repeatable."""
         loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._executor, call, *args)
-        except KafkaException as error:
-            raised: KafkaError = error.args[0]
-            if kind_of(raised) is Unreachable:
-                raise self._connection.silence(doing, timeout_s) from error
-            raise classify(raised, doing) from error
-        except concurrent.futures.TimeoutError as error:
-            raise self._connection.silence(doing, timeout_s) from error
+        return await loop.run_in_executor(self._executor, self._repeat, doing, call, timeout_s)
+
+    def _repeat(self, doing: str, call: Callable[[float], T], timeout_s: float) -> T:
+        """Ask until the bound, each time of a fresh client: an old one may never answer again."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = max(0.1, deadline - time.monotonic())
+            try:
+                return call(min(left_s, limits.ADMIN_ATTEMPT_S))
+            except KafkaException as error:
+                raised: KafkaError = error.args[0]
+                if kind_of(raised) is not Unreachable:
+                    raise classify(raised, doing) from error
+                failure: Exception = error
+            except (Unreachable, concurrent.futures.TimeoutError) as error:
+                failure = error
+            refused = self._connection.refusal(doing)
+            if refused is not None:
+                raise refused from failure
+            if time.monotonic() >= deadline:
+                if isinstance(failure, Unreachable):
+                    raise failure
+                raise self._connection.silence(doing, timeout_s) from failure
+            self._client = admin_client(self._config, self._connection)

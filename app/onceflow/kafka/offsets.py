@@ -66,6 +66,7 @@ class CommittedOffsets:
     """Reads the committed offsets of groups."""
 
     def __init__(self, config: ClientConfig) -> None:
+        self._config = config
         self._connection = Connection()
         self._client = admin_client(config, self._connection)
 
@@ -107,6 +108,8 @@ class CommittedOffsets:
             time.sleep(0.02)
         if pending:
             raise Pending(group, partitions, timeout_s)
+        # This one may never answer (see ``limits.ADMIN_ATTEMPT_S``); who asks next gets another.
+        self._client = admin_client(self._config, self._connection)
         raise self._connection.silence(f"committed offsets of {group}", timeout_s)
 
     def _ask(
