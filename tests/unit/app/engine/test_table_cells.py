@@ -6,8 +6,8 @@ import math
 
 import faust
 import pytest
-from harness.table_driver import SOURCE, TableDriver, make_app
 
+from harness.table_driver import SOURCE, TableDriver, make_app
 from onceflow.engine.runtime import runtime_of
 from onceflow.errors import ConfigError, OutsideRecord, StaleAttempt, TopologyError
 from onceflow.ids import Stamp

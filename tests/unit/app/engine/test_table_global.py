@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from harness.table_driver import TableDriver, make_app
 from harness.task_stores import BUDGET_BYTES, TRUSTED_FOR_MS
-
 from onceflow.engine.replica import Replica
 from onceflow.ids import Partition
 from onceflow.kafka.records import Run
