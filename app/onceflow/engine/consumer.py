@@ -64,7 +64,7 @@ class Consumer(FaustConsumer):
         app = self.app
         if app.client_only or app.producer_only:
             return
-        with self._leaving_by_its_code():
+        with _leaving_by_its_code(self.runtime):
             await self.runtime.start_worker(Epochs)
         self.runtime.epochs.start()
 
@@ -74,20 +74,12 @@ class Consumer(FaustConsumer):
             return
         changelogs = self.app.tables.changelog_topics
         names = [t for t in topics if t not in changelogs and t not in self.runtime.replies.names()]
-        with self._leaving_by_its_code():
+        with _leaving_by_its_code(self.runtime):
             await self.runtime.describe_topics(names)
             if not names:
                 log.info(LogEvent.NOTHING_SUBSCRIBED)
                 return
             await self.runtime.inflow.subscribe(names)
-
-    @contextmanager
-    def _leaving_by_its_code(self) -> Generator[None]:
-        """Leave the process by an error's own exit code; Faust would make 1 of every error."""
-        try:
-            yield
-        except OnceflowError as error:
-            self.runtime.fail(error)
 
     def assigned_by_group(self, assignment: Assignment) -> None:
         """Tell Faust's parts about a new assignment."""
@@ -239,6 +231,15 @@ class Consumer(FaustConsumer):
         """Have nothing to do: the poll thread leaves the group in `on_stop`."""
 
 
+@contextmanager
+def _leaving_by_its_code(runtime: Runtime) -> Generator[None]:
+    """Leave the process by an error's own exit code; Faust would make 1 of every error."""
+    try:
+        yield
+    except OnceflowError as error:
+        runtime.fail(error)
+
+
 _NO_SEEK = (
     "Seeking is refused: an input position is committed together with its effects, so moving it "
     "by hand would lose or double them. Nothing was changed. To process again from an earlier "
@@ -256,11 +257,12 @@ class TableManager(FaustTableManager):
     async def on_start(self) -> None:
         """Start the tables (their changelog topics) and let the subscription begin."""
         self._tables_finalized.set()
-        for table in self.values():
-            await table.maybe_start()
         runtime = runtime_of(self.app)
-        for aggregate in runtime.aggregates:
-            await aggregate.changelog_topic.maybe_declare()
+        with _leaving_by_its_code(runtime):
+            for table in self.values():
+                await table.maybe_start()
+            for aggregate in runtime.aggregates:
+                await aggregate.changelog_topic.maybe_declare()
         if runtime.is_worker:
             await runtime.replicas.start([t for t in self.values() if isinstance(t, GlobalReads)])
         self._tables_registered.set()

@@ -156,13 +156,23 @@ class Admin:
                     )
                 # The leaders are named before they serve; an answer of each shows that they do.
                 partitions = [Partition(new.topic, n) for n in range(found.partition_count)]
-                list_offsets(self._client, dict.fromkeys(partitions, EARLIEST), max(1.0, left_s))
-                return found
+                if self._serves(partitions, left_s):
+                    return found
             time.sleep(0.02)
         raise Unreachable(
             f"topic {new.topic} was created but not all of its partitions have a leader after"
             f" {timeout_s} s; check that all brokers run"
         )
+
+    def _serves(self, partitions: list[Partition], left_s: float) -> bool:
+        """Whether all leaders answer; one of several brokers may not have heard of them yet."""
+        try:
+            list_offsets(self._client, dict.fromkeys(partitions, EARLIEST), max(1.0, left_s))
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+            return False
+        return True
 
     async def delete_topics(
         self, names: Iterable[str], timeout_s: float = limits.ADMIN_S_MAX
