@@ -108,8 +108,6 @@ def values(program, name, wanted, timeout_s=60):
 
 def test_commands_of_faust(program):
     assert "@add" in faust_command(program, "agents")
-    assert "totals" in faust_command(program, "tables")
-    assert "amount" in faust_command(program, "model", "Order")
     faust_command(program, "send", f"{program.app_id}-orders", '{"amount": 3}', "--key", "sent")
     faust_command(program, "send", "@add", '{"amount": 4}', "--key", "sent")
     faust_command(program, "place-order")
@@ -119,6 +117,11 @@ def test_commands_of_faust(program):
         ["sent", 3, 3],
         ["sent", 4, 7],
     ]
+    program.workers[0].stop()
+    stores = program.directory / "one" / "v1" / "onceflow"
+    assert list(stores.glob("*-*"))
+    faust_command(program, "--datadir", str(program.directory / "one"), "reset")
+    assert not list(stores.glob("*-*"))
 
 
 def test_a_web_view_answers_when_its_send_is_committed(program):

@@ -53,7 +53,7 @@ SOURCE = """
         for name in (
             "take", "through", "filter", "items", "events", "parallel", "isolated", "sink",
             "types", "shapes", "codec", "tombstones", "headers", "refused", "meta", "group",
-            "echo", "enumerate",
+            "echo", "enumerate", "noack", "noack-take", "streamed", "signals",
         )
     }
 
@@ -132,6 +132,45 @@ SOURCE = """
     async def grouped(stream):
         async for event in stream.group_by(lambda v: str(v % 3), name="third").events():
             await out["group"].send(value=[event.key, event.value])
+
+    @app.agent(numbers)
+    async def acknowledging(stream):
+        async for event in stream.noack().events():
+            await out["noack"].send(value=event.value)
+            assert event.ack()
+
+    @app.agent(numbers)
+    async def acknowledging_lists(stream):
+        async for events in stream.noack_take(7, within=0.2):
+            for event in events:
+                await out["noack-take"].send(value=event.value)
+                event.ack()
+
+    @app.task
+    async def streaming():
+        async for value in numbers.stream():
+            await out["streamed"].send(value=value)
+            if value % 4 == 3:
+                break
+        async for value in numbers.stream():
+            await out["streamed"].send(value=value)
+
+    @app.on_produce_message.connect
+    def add_header(sender, key, value, partition, timestamp, headers, **options):
+        if headers is not None and value == b"plain signal":
+            headers.append(("signalled", b"yes"))
+
+    @app.on_partitions_assigned.connect
+    async def assigned(sender, partitions, **options):
+        app.told = sorted({tp.topic for tp in partitions})
+
+    @app.task(on_leader=True)
+    async def leading():
+        assert app.is_leader()
+        await topic("plain-signal", partitions=1, value_serializer="raw").send(
+            value=b"plain signal"
+        )
+        await out["signals"].send(value=app.told)
 
     texts = topic("texts", key_type=bytes, value_type=str, value_serializer="raw")
 
@@ -291,6 +330,8 @@ def decoded(program, name, wanted):
         ("enumerate", EVERY),
         ("group", sorted([str(n % 3), n] for n in EVERY)),
         ("echo", EVERY),
+        ("noack", EVERY),
+        ("noack-take", EVERY),
     ],
 )
 def test_streams_hand_on_every_value_once(program, name, expected):
@@ -301,6 +342,13 @@ def test_streams_hand_on_every_value_once(program, name, expected):
 def test_echo_forwards_to_each_of_its_channels(program, topic):
     rows = program.wait_values(f"{program.app_id}-{topic}", NUMBERS)
     assert sorted(int(value) for _, _, value in rows) == EVERY
+
+
+def test_a_stream_of_a_task_reads_on_where_it_is_iterated_again(program):
+    # Which records come between the two iterations is a matter of time; none comes twice.
+    rows = program.wait_values(f"{program.app_id}-out-streamed", 2)
+    values = [int(value) for _, _, value in rows]
+    assert len(values) == len(set(values))
 
 
 def test_events_show_their_place(program):
@@ -378,6 +426,13 @@ def test_headers_arrive_and_leave_in_all_forms(program):
     assert plain[b"tuple"].headers() == [("a", b"1")]
     assert plain[b"timed"].timestamp()[1] == 1234567890500
     assert plain[None].key() == b"tombstone"
+
+
+def test_signals_are_sent(program):
+    (told,) = decoded(program, "signals", 1)
+    assert f"{program.app_id}-numbers" in told
+    (message,) = messages(program, "plain-signal", 1).values()
+    assert message.headers() == [("signalled", b"yes")]
 
 
 def test_forwarded_events_keep_their_headers(program):

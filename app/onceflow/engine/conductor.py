@@ -33,7 +33,28 @@ class Conductor(FaustConductor):
         if cast("Any", topic).value_type is ReqRepResponse:
             runtime_of(self.app).replies.follow(cast("Topic", topic))
             return
+        is_late = topic not in self._topics
         super().add(topic)
+        if is_late and topic.active_partitions is None:
+            self._join(cast("Topic", topic))
+
+    def _join(self, topic: Topic) -> None:
+        """Let a late reader of partitions that are assigned already read what comes from here on.
+
+        Its cursor has no position until its first run, so no epoch waits for it before.
+        """
+        for tp in cast("Any", self.app)._assignment or ():  # noqa: SLF001 - Faust's record of it
+            if tp.topic in topic.topics:
+                self._tp_index[tp].add(topic)
+
+    def leave(self, topic: Topic) -> None:
+        """Forget a subscription that nobody reads any more, so that no epoch waits for it."""
+        self._topics.discard(topic)
+        for channels in self._tp_index.values():
+            channels.discard(topic)
+        runtime_of(self.app).gate.discard(topic.cursor)
+        topic.cursor.reset()
+        topic.forget_cursor()
 
     def dispatch(self, run: Run, stamp: Stamp, skipping: Iterable[Cursor] = ()) -> Batch:
         """Give ``run`` to every subscription of its partition except ``skipping``."""

@@ -32,7 +32,10 @@ class Producer(FaustProducer):
         super().__init__(transport, *args, **options)
 
     async def on_start(self) -> None:
-        """Have nothing to start: producers are made when they are needed."""
+        """Look whether somebody listens to sends; producers are made when they are needed."""
+        signal = cast("Any", self.app).on_produce_message
+        if any(True for _ in signal.iter_receivers(self.app)):
+            self.runtime.sender.announce = signal.send
 
     async def send(
         self,

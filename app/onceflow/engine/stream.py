@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from faust.types import ChannelT, EventT, StreamT
 
+    from onceflow.engine.conductor import Conductor
     from onceflow.engine.gate import Cursor
     from onceflow.engine.records import Batch
 
@@ -96,10 +97,14 @@ class Stream(faust.Stream):
         self._finalized = True
         if isinstance(self.channel, Topic):
             self.channel.cursor.owner = self.reader
+            if not self.restarted_by_agent:
+                self.app.topics.add(self.channel)
         return bool(await self.maybe_start())
 
     async def _end(self, channel: Topic, *, started_here: bool) -> None:
         self._channel_stop_iteration(channel)
+        if not self.restarted_by_agent:
+            cast("Conductor", self.app.topics).leave(channel)
         if started_here:
             await self.stop()
             self.service_reset()

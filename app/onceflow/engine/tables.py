@@ -125,6 +125,16 @@ class Table(faust.Table):
         self._windows: HoppingWindows | None = None
         self.key_index_table: Table | None = None
 
+    def reset_state(self) -> None:
+        """Delete the local stores of the app, which hold all of its tables (``faust reset``).
+
+        The state is restored from the changelogs at the next start.
+
+        Raises:
+            ConfigError: a worker has them open.
+        """
+        runtime_of(self.app).tasks.remove_stores()
+
     # -- life cycle: the engine opens, restores and closes; Faust's own hooks have nothing to do --
 
     @property

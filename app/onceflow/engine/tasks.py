@@ -24,6 +24,7 @@ from onceflow.observe.events import LogEvent
 from onceflow.observe.health import TaskState
 from onceflow.observe.logs import get_logger
 from onceflow.observe.metrics import StoreSizes
+from onceflow.state.directory import StoreDirectory
 from onceflow.state.memory import MemoryBudget
 from onceflow.state.restore import RestoreLoader
 from onceflow.state.task_store import StoreIdentity, TaskStore
@@ -80,6 +81,15 @@ class Tasks:
     def directory(self) -> Path:
         """Where the stores are: beside Faust's own tables, which are never touched."""
         return Path(self.runtime.app.conf.appdir) / "onceflow"
+
+    def remove_stores(self) -> None:
+        """Delete the stores in this data directory; the state is restored from the changelogs.
+
+        Raises:
+            ConfigError: a worker has one open; those before it are deleted.
+        """
+        for path in sorted(self.directory.glob("*-*")):
+            StoreDirectory(path).remove()
 
     async def identify(self) -> StoreIdentity:
         """Learn which cluster and which changelog topics the state belongs to; asked once.

@@ -201,6 +201,10 @@ class Topic(faust.Topic):
         )
         raise ConfigError(message)
 
+    def forget_cursor(self) -> None:
+        """Read through a new cursor the next time."""
+        self._cursor = None
+
     def on_stop_iteration(self) -> None:
         """Take part in no further epoch once an isolated partition's iteration ended."""
         if self.is_kept:
