@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import faust
 import orjson
+from faust.utils.json import on_default
 from faust.windows import HoppingWindow
 
 from onceflow.decisions.windows import HoppingWindows
-from onceflow.engine.codecs import is_json
+from onceflow.engine.codecs import JSON_OPTIONS, is_json
 from onceflow.engine.records import RecordEvent, current_event_ref
 from onceflow.engine.runtime import runtime_of
 from onceflow.engine.table_partition import ABSENT, SealedRows, TablePartition
@@ -45,10 +46,14 @@ class PlainCodec:
         self._key_type, self._key_serializer = table.key_type, table.key_serializer
         self._value_type, self._value_serializer = table.value_type, table.value_serializer
         self._plain_json = table.value_type is None and is_json(table.value_serializer)
+        self._json_keys = is_json(table.key_serializer)
+        self._json_values = is_json(table.value_serializer)
         self.stable = _stable_classes(table.value_type, table.value_serializer)
 
     def store_key(self, key: Any) -> bytes:
         """Encode a key as Faust does."""
+        if self._json_keys and key.__class__ is str:
+            return orjson.dumps(key)
         encoded = self._registry.dumps_key(self._key_type, key, serializer=self._key_serializer)
         if encoded is None:
             message = f"Table {self.name}: the key cannot be None. Nothing was written."
@@ -68,6 +73,8 @@ class PlainCodec:
 
     def encode_value(self, value: Any) -> bytes:
         """Encode a value as Faust does."""
+        if self._json_values and value.__class__ in _PLAIN_CLASSES:
+            return orjson.dumps(value, default=on_default, option=JSON_OPTIONS)
         encoded = self._registry.dumps_value(
             self._value_type, value, serializer=self._value_serializer
         )
@@ -80,6 +87,10 @@ class PlainCodec:
             if value.__class__ is not dict:
                 return value
         return self._registry.loads_value(self._value_type, row, serializer=self._value_serializer)
+
+
+_PLAIN_CLASSES: frozenset[type[Any]] = frozenset({int, float, bool, str, dict, list, type(None)})
+"""Classes that Faust's JSON codec hands to orjson as they are."""
 
 
 def _stable_classes(value_type: Any, serializer: Any) -> frozenset[type[Any]]:
