@@ -107,10 +107,14 @@ FLIGHT_RECORDS_MAX = 100_000
 FLIGHT_BYTES_MAX = 64 * 1024 * 1024
 """Bytes of keys and values in flight; bounds memory where records are large."""
 
-HOLD_S = 0.1
-"""How long the poll thread only waits when too much is in flight, before it pauses the partitions.
-Pausing throws away what librdkafka has prefetched, waiting does not; while it waits no rebalance is
-served, so it must stay far below the revoke bound."""
+HOLD_S = 5.0
+"""How long the poll thread holds back when too much is in flight, before it pauses the partitions.
+Pausing throws away what librdkafka has prefetched, up to as much as may be in flight, and fetches
+it again; an agent that does 40,000 records a second works off half of the flight in this time."""
+
+HOLD_LOOK_S = 0.1
+"""How often the poll thread, while it holds back, takes one record, so that a rebalance is served:
+a revocation waits this long. In ``HOLD_S`` that is fifty records above the mark."""
 
 REVOKE_S_MAX = 10.0
 """Hard bound on answering a revocation. The engine's own bound is 5 s; past 10 s the partitions are
@@ -263,3 +267,18 @@ RESTORE_POLL_S = 0.1
 
 RESTORE_PROGRESS_S = 1.0
 """How often a running restore is logged and shown."""
+
+WATCH_S = 2.0
+"""Within this long a record that is being processed has surely been noticed by the watch."""
+
+PIECE_RECORDS_FIRST = 128
+"""Records of the first piece of a partition with several readers."""
+
+PIECE_RECORDS_MAX = 2_048
+"""Largest piece: fast readers lose nothing by it, and wait for one another often enough."""
+
+PIECE_S_LONG = 1.0
+"""A piece that took longer was too large: the gate may wait that long for the slowest reader."""
+
+PIECE_S_SHORT = 0.1
+"""A piece that took less may be larger."""

@@ -143,16 +143,54 @@ async def test_the_flight_stays_bounded_while_the_loop_finishes_nothing(kafka, a
         assert offsets == list(range(10_000))
 
 
+async def test_a_start_after_a_pause_delivers_at_once(kafka, admin, unique):
+    topic = unique("in")
+    await admin.create_topic(topic, 1)
+    await fill(kafka.bootstrap, topic, 1_000, 1)
+    partition = Partition(topic, 0)
+    waited_s = []
+    async with Recorder(kafka.bootstrap, unique("group")) as reader:
+        await reader.thread.subscribe([topic])
+        await until(lambda: reader.delivered == 1_000)
+        for _ in range(5):
+            reader.thread.pause([partition])
+            await asyncio.sleep(0.3)  # librdkafka's fetching thread finds nothing to fetch, sleeps
+            before, begun_s = reader.delivered, time.monotonic()
+            await reader.thread.start_at({partition: 0})
+            await until(lambda before=before: reader.delivered > before)
+            waited_s.append(time.monotonic() - begun_s)
+    # By itself it looks again only after a second. A machine under load delays some, not most.
+    assert sorted(waited_s)[2] < 0.5
+
+
+async def test_a_flight_that_is_held_still_serves_a_rebalance(kafka, admin, unique):
+    topic, group = unique("in"), unique("group")
+    await admin.create_topic(topic, 4)
+    await fill(kafka.bootstrap, topic, 40_000, 4)
+    bounds = Bounds(flight_records_max=3_000, poll_records_max=1_000, hold_s=60.0)
+    first = Recorder(kafka.bootstrap, group, account=False, bounds=bounds)
+    second = Recorder(kafka.bootstrap, group)
+    async with first:
+        await first.thread.subscribe([topic])
+        await until(lambda: first.thread.flow is Flow.HELD)
+        async with second:
+            await second.thread.subscribe([topic])
+            await until(lambda: second.of("assigned"))
+            assert first.thread.flow is Flow.HELD
+        # A record each tenth of a second is what serving the rebalance costs.
+        assert first.thread.flight.records < 3_000 + 1_000 + 300
+
+
 async def test_a_large_record_counts_by_its_bytes(kafka, admin, unique):
     topic = unique("in")
     await admin.create_topic(topic, 1)
     await fill(kafka.bootstrap, topic, 200, 1, padding=50_000)
-    bounds = Bounds(flight_bytes_max=1_000_000, poll_records_max=10)
+    bounds = Bounds(flight_bytes_max=1_000_000, poll_records_max=10, hold_s=0.05)
     reader = Recorder(kafka.bootstrap, unique("group"), account=False, bounds=bounds)
     async with reader:
         await reader.thread.subscribe([topic])
         await until(lambda: reader.thread.flow is Flow.PAUSED)
-        assert 1_000_000 <= reader.thread.flight.size_bytes < 1_000_000 + 10 * 51_000
+        assert 1_000_000 <= reader.thread.flight.size_bytes < 1_000_000 + 15 * 51_000
         assert reader.delivered < 40
 
 

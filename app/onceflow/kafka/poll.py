@@ -236,9 +236,9 @@ class PollThread:
             self._position.update({p: (offset, generation) for p, offset in mine.items()})
             for partition in mine:
                 self._moved[partition] = 0
-            self._seek(consumer, mine)
             if self._flow is not Flow.PAUSED:
                 consumer.resume(_bare(mine))
+            self._seek(consumer, mine)
 
         return self._started(self._command(act, "start_at"), generation)
 
@@ -379,13 +379,16 @@ class PollThread:
             command.answer.set_result(None)
 
     def _hold(self, consumer: Consumer) -> None:
-        self._wake.wait(self._bounds.hold_s / 4)
+        woken = self._wake.wait(min(limits.HOLD_LOOK_S, self._bounds.hold_s / 4))
         self._wake.clear()
         if self._flight.is_half_done():
             self._flow = Flow.OPEN
         elif time.monotonic() - self._held_since > self._bounds.hold_s:
             self._flow = Flow.PAUSED
             consumer.pause(_bare(self._position))
+        elif not woken:
+            # Rebalances are served where records are taken. One record more does no harm.
+            self._deliver(consumer, consumer.consume(1, 0.0))
 
     def _gather(self, consumer: Consumer) -> list[Message]:
         """Take what is there; if nothing is, wait for a first record and what follows it."""
@@ -449,10 +452,15 @@ class PollThread:
 
     def _resume(self, consumer: Consumer) -> None:
         """Go on exactly where delivery ended, whatever librdkafka remembers."""
-        self._seek(consumer, {p: position for p, (position, _) in self._position.items()})
         consumer.resume(_bare(self._position))
+        self._seek(consumer, {p: position for p, (position, _) in self._position.items()})
 
     def _seek(self, consumer: Consumer, offsets: Mapping[Partition, int]) -> None:
+        """Set positions; of partitions that are resumed as well, afterwards.
+
+        A seek wakes librdkafka's fetching thread, and a resume does not: in the other order the
+        thread finds the partition still paused, and looks again a second later.
+        """
         deadline = time.monotonic() + limits.SEEK_S_MAX
         for (topic, number), offset in offsets.items():
             while True:
