@@ -63,7 +63,7 @@ class Runtime:
         incarnation: random per process start; names our transactional ids and markers.
         partition_counts: of the subscribed topics, pinned when they are subscribed.
         aggregates: columnar state besides the tables.
-        leave: ends the process with an exit code.
+        leave: ends the process because of an error, with its exit code.
         repartition_topics: made by ``group_by``; read by this app only, so trimmed behind it.
     """
 
@@ -89,7 +89,7 @@ class Runtime:
         self._trimmed_s = time.monotonic()
         self._epochs: Epochs | None = None
         self._http: HttpServer | None = None
-        self.leave: Callable[[int], Any] = os._exit
+        self.leave: Callable[[BaseException, int], None] = _leave
         self._crash: CrashAt | None = settings.crash_at
         self._crash_passings = 0
 
@@ -221,7 +221,7 @@ class Runtime:
         known = isinstance(error, (OnceflowError, InvariantViolation))
         exit_code = error.exit_code if known else 1
         log.critical(LogEvent.WORKER_FAILED, error=str(error), exit_code=exit_code, exc_info=error)
-        self.leave(exit_code)
+        self.leave(error, exit_code)
 
     def crash(self, point: CrashPoint) -> None:
         """Kill this process if the settings name this crash point and it is passed often enough."""
@@ -265,3 +265,9 @@ def _trimmed(task: asyncio.Task[Any]) -> None:
     """Log a trim that failed: the topic stays longer than it need, nothing else."""
     if not task.cancelled() and task.exception() is not None:
         log.warning(LogEvent.KAFKA_UNREACHABLE, error=str(task.exception()))
+
+
+def _leave(error: BaseException, exit_code: int) -> None:
+    """End the process at once."""
+    del error
+    os._exit(exit_code)
