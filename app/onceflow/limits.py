@@ -123,6 +123,10 @@ given up unreleased, and the broker refuses a commit that comes later."""
 LOST_S_MAX = 1.0
 """Bound on hearing about lost partitions: nothing can be saved any more, so nobody waits long."""
 
+FETCH_WAKE_S = 0.5
+"""Bound on waking librdkafka's fetching threads after a resume; it takes a millisecond. Without an
+answer they wake by themselves after a second."""
+
 SEEK_S_MAX = 10.0
 """Bound on seeking: a partition assigned a moment ago cannot be seeked until its fetcher runs."""
 

@@ -35,7 +35,7 @@ from onceflow.errors import (
     Unreachable,
 )
 from onceflow.ids import Offset
-from onceflow.limits import DEAD_LETTER_HEADER_BYTES_MAX, RETRY_BACKOFF_S_MAX
+from onceflow.limits import DEAD_LETTER_HEADER_BYTES_MAX, RETRY_BACKOFF_S_MAX, WATCH_S
 from onceflow.observe.catalogue import DropReason
 from onceflow.observe.events import LogEvent
 from onceflow.observe.logs import get_logger
@@ -193,10 +193,18 @@ class Failures:
         self.errors[partition, offset] = "".join(traceback.format_exception(error))
 
     def overdue(self, commit_epoch: CommitEpoch) -> None:
-        """Deal with a drain that took longer than the record bound: blame who holds it up."""
-        for stream, _ in self._working():
-            self._blame(stream, self._too_slow(), FailureKind.TOO_SLOW)
-            return
+        """Deal with a drain that took longer than the record bound.
+
+        A record that took that long by itself is to blame. Otherwise a reader had too much to read
+        until it stood where the others did; the attempt is replayed in smaller pieces.
+        """
+        long_ago_s = time.monotonic() - self.runtime.settings.record_bound_s + WATCH_S
+        for stream, event in self._working():
+            watched = self.watched.get(id(stream))
+            if watched is not None and watched.event is event and watched.since_s <= long_ago_s:
+                self._blame(stream, self._too_slow(), FailureKind.TOO_SLOW)
+                return
+        self.runtime.inflow.lockstep.too_long()
         self.runtime.epochs.post(ev.DrainTimedOut(commit_epoch))
 
     def _too_slow(self) -> Exception:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from onceflow.decisions import epoch_events as ev
 from onceflow.decisions.copartition import check_assignment, missing
 from onceflow.engine.isolation import Isolation
+from onceflow.engine.lockstep import Lockstep
 from onceflow.errors import OnceflowError, invariant
 from onceflow.ids import TaskId
 from onceflow.kafka.configuration import GroupProtocol, Hooks, consumer_config
@@ -45,6 +46,7 @@ class Inflow:
     Fields:
         assigned: partitions of the present assignment, claimed or not.
         isolation: holds runs back while a record is suspect.
+        lockstep: holds runs back of which another reader has not read the part before.
         incomplete: assigned partitions whose task lacks others still; with KIP-848 an assignment
             arrives in pieces, and a task is claimed as a whole.
         records: records finished since the last commit; a commit by records starts from it.
@@ -54,6 +56,7 @@ class Inflow:
         self.runtime = runtime
         self.assigned: frozenset[Partition] = frozenset()
         self.isolation = Isolation(runtime)
+        self.lockstep = Lockstep(self.dispatch)
         self.incomplete: frozenset[Partition] = frozenset()
         self.records = 0
         self.poll: PollThread | None = None
@@ -123,10 +126,14 @@ class Inflow:
                 poll.account(len(run), run.size_bytes)
                 continue
             metrics.run_consumed(run.topic, run.number, len(run))
-            if not self.isolation.arrived(run):
-                self.dispatch(run, ())
+            if self.isolation.arrived(run):
+                continue
+            if len(self.cursors(run.partition)) > 1 or run.partition in self.lockstep.held:
+                self.lockstep.arrived(run)
+            else:
+                self.dispatch(run)
 
-    def dispatch(self, run: Run, skipping: Iterable[Cursor]) -> None:
+    def dispatch(self, run: Run, skipping: Iterable[Cursor] = ()) -> None:
         """Give a run to its subscriptions, except those that are not to see it."""
         batch = self._conductor.dispatch(run, self.runtime.gate.stamp, skipping)
         self._last_timestamps[run.partition] = run.timestamps[-1]
@@ -148,10 +155,11 @@ class Inflow:
             epochs.post(ev.CommitDue(ev.CommitReason.RECORDS))
         elif self.runtime.sender.sent_bytes >= settings.commit_bytes and epochs.is_open:
             epochs.post(ev.CommitDue(ev.CommitReason.BYTES))
+        self.lockstep.finished(run)
 
     def drop_all(self) -> None:
         """Drop what is held back and make everything under way stale."""
-        for run in self.isolation.drop_all():
+        for run in [*self.isolation.drop_all(), *self.lockstep.drop_all()]:
             self.account(run)
         if self.poll is not None:
             self.poll.pause(self.assigned)
@@ -168,6 +176,8 @@ class Inflow:
         for run in self.isolation.forget(partitions):
             self.account(run)
         for partition in partitions:
+            for run in self.lockstep.forget(partition):
+                self.account(run)
             self.runtime.metrics.partition_lost(partition.topic, partition.number)
 
     # -- the group --

@@ -42,6 +42,7 @@ class Isolation:
         """Take a run if it must be held back; returns whether it was taken."""
         if not self.held and self.plan is None and self.runtime.failures.policy.quiet:
             return False
+        self.runtime.inflow.lockstep.flush(run.partition)
         self.held.setdefault(run.partition, deque()).append(run)
         if self.runtime.epochs.is_open:
             self._hand_on()
