@@ -280,6 +280,8 @@ def _shared(config: ClientConfig, hooks: Hooks, without: frozenset[str]) -> Sett
     # bootstrap servers again; requests to a coordinator then wait for the forgotten broker, for
     # ever: sending offsets, reading them (librdkafka #5511, seen with 2.16 at every second cut).
     settings.setdefault("metadata.recovery.strategy", "none")
+    # Ten seconds by default: after a broker's restart each client waited so long on its own.
+    settings.setdefault("reconnect.backoff.max.ms", 1000)
     settings.setdefault("client.id", config.client_id)
     settings["logger"] = config.logger
     if hooks.on_error is not None:
