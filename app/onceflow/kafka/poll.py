@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 import time
 from collections import Counter, deque
@@ -87,6 +88,9 @@ class Bounds:
 
 
 DEFAULT_BOUNDS = Bounds()
+
+_NO_RECORDS_TIME = 2**62
+"""Milliseconds after which no record is stamped; a broker answers from its index's last entries."""
 
 
 class _Command(NamedTuple):
@@ -236,9 +240,9 @@ class PollThread:
             self._position.update({p: (offset, generation) for p, offset in mine.items()})
             for partition in mine:
                 self._moved[partition] = 0
-            if self._flow is not Flow.PAUSED:
-                consumer.resume(_bare(mine))
             self._seek(consumer, mine)
+            if self._flow is not Flow.PAUSED:
+                self._let_deliver(consumer, mine)
 
         return self._started(self._command(act, "start_at"), generation)
 
@@ -452,15 +456,26 @@ class PollThread:
 
     def _resume(self, consumer: Consumer) -> None:
         """Go on exactly where delivery ended, whatever librdkafka remembers."""
-        consumer.resume(_bare(self._position))
         self._seek(consumer, {p: position for p, (position, _) in self._position.items()})
+        self._let_deliver(consumer, self._position)
+
+    def _let_deliver(self, consumer: Consumer, partitions: Iterable[Partition]) -> None:
+        """Resume partitions, and have them fetched now.
+
+        A fetching thread of librdkafka that had nothing to fetch sleeps for a second; neither a
+        resume nor a seek wakes it (measured; confluent-kafka-go issue 630 shows the same). A
+        request to the partitions' brokers does: it asks for offsets of a time that no record has.
+        """
+        resumed = _bare(partitions)
+        if not resumed:
+            return
+        consumer.resume(resumed)
+        asked = [TopicPartition(each.topic, each.partition, _NO_RECORDS_TIME) for each in resumed]
+        # The answer is of no use, and without one the partitions deliver a second later.
+        with contextlib.suppress(KafkaException):
+            consumer.offsets_for_times(asked, limits.FETCH_WAKE_S)
 
     def _seek(self, consumer: Consumer, offsets: Mapping[Partition, int]) -> None:
-        """Set positions; of partitions that are resumed as well, afterwards.
-
-        A seek wakes librdkafka's fetching thread, and a resume does not: in the other order the
-        thread finds the partition still paused, and looks again a second later.
-        """
         deadline = time.monotonic() + limits.SEEK_S_MAX
         for (topic, number), offset in offsets.items():
             while True:
