@@ -145,22 +145,20 @@ def test_a_network_that_stands_still_for_a_while_loses_and_doubles_nothing(proxi
     run.finish(90)
 
 
+# An orderly stop of the *only* broker is no case: Kafka 4.3 then skips the markers of transactions
+# that it has just committed, because their partitions have no leader any more
+# (TransactionMarkerChannelManager: "these partitions are likely deleted already"), and after the
+# restart they hang for ever, which no client can mend (kafka-transactions.sh find-hanging shows
+# them). A crash of the only broker, and orderly restarts in a group, do no harm.
+
+
 @pytest.mark.ci
-def test_a_restarted_broker_loses_and_doubles_nothing(run_app, fault_kafka):
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_a_crashed_broker_that_comes_back_loses_and_doubles_nothing(run_app, fault_kafka, names):
     with run_app() as run:
         run.feed(records=900, rate=100)
-        run.worker()
-        run.wait_echoed(150, 60)
-        fault_kafka.stop_broker()
-        fault_kafka.start_broker()
-        run.finish(90)
-
-
-def test_a_killed_broker_that_comes_back_loses_and_doubles_nothing(run_app, fault_kafka):
-    with run_app() as run:
-        run.feed(records=900, rate=100)
-        run.worker("a")
-        run.worker("b")
+        for name in names:
+            run.worker(name)
         run.wait_echoed(150, 60)
         fault_kafka.kill()
         fault_kafka.start_broker()
@@ -168,8 +166,9 @@ def test_a_killed_broker_that_comes_back_loses_and_doubles_nothing(run_app, faul
 
 
 @pytest.mark.timeout(400)
-def test_brokers_killed_one_after_the_other_in_a_group_of_three_lose_and_double_nothing(
-    three_brokers, tmp_path
+@pytest.mark.parametrize("end", ["kill", "stop_broker"])
+def test_brokers_that_end_one_after_the_other_in_a_group_of_three_lose_and_double_nothing(
+    three_brokers, tmp_path, end
 ):
     with FaultRun(three_brokers, tmp_path, replicas=3) as run:
         run.feed(records=2_000, rate=80)
@@ -177,7 +176,7 @@ def test_brokers_killed_one_after_the_other_in_a_group_of_three_lose_and_double_
         run.worker("b")
         run.wait_echoed(100, 90)
         for broker in (1, 2):
-            three_brokers.kill(broker)
+            getattr(three_brokers, end)(broker)
             run.wait_more(60, 90)
             three_brokers.start_broker(broker)
             run.wait_more(60, 90)

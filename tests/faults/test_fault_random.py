@@ -128,11 +128,6 @@ class Performer:
             self.proxy.cut()
             time.sleep(0.5)
 
-    def restart_broker(self, _, step):
-        self.kafka.stop_broker()
-        time.sleep(step.seconds)
-        self.kafka.start_broker()
-
     def kill_broker(self, _, step):
         self.kafka.kill()
         time.sleep(step.seconds)

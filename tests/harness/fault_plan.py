@@ -26,7 +26,6 @@ FAULT_KINDS = {
     "request": 2,
     "late_commit": 2,
     "cut": 1,
-    "restart_broker": 1,
     "kill_broker": 1,
 }
 """Kinds of faults with their weights."""

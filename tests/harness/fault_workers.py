@@ -108,6 +108,10 @@ class Worker:
         """Wait until the log has ``pattern`` after position ``since``."""
         self._wait(lambda: re.search(pattern, self.log()[since:]), timeout_s, f"log {pattern!r}")
 
+    def wait_ready(self, timeout_s=60.0):
+        """Wait until the process started last works on what it was assigned."""
+        self.wait_log(r"\[\^Worker\]: Ready", timeout_s, since=self.log().rindex("=== start"))
+
     def log(self):
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
