@@ -16,23 +16,19 @@ TAKING_OVER = {
 }
 HANDING_OVER = {CrashPoint.BEFORE_RELEASE, CrashPoint.AFTER_RELEASE}
 OF_EACH_EPOCH = [point for point in CrashPoint if point not in TAKING_OVER | HANDING_OVER]
-IN_CI = {
-    CrashPoint.AFTER_PRODUCE,
-    CrashPoint.AFTER_SEND_OFFSETS,
-    CrashPoint.AFTER_COMMIT,
-    CrashPoint.AFTER_CLAIM,
-    CrashPoint.BEFORE_RELEASE,
-}
 
 
-def cases(points):
+def cases(points, in_ci=()):
+    """Parameters; those in ``in_ci`` are the ones of ``make test``."""
     return [
-        pytest.param(point, marks=pytest.mark.ci if point in IN_CI else (), id=point.value)
+        pytest.param(point, marks=pytest.mark.ci if point in in_ci else (), id=point.value)
         for point in sorted(points)
     ]
 
 
-@pytest.mark.parametrize("point", cases(OF_EACH_EPOCH))
+@pytest.mark.parametrize(
+    "point", cases(OF_EACH_EPOCH, {CrashPoint.AFTER_SEND_OFFSETS, CrashPoint.AFTER_COMMIT})
+)
 def test_a_worker_killed_at_a_point_of_its_epoch_loses_and_doubles_nothing(run_app, point):
     with run_app(static=True) as run:
         run.feed(records=700)
@@ -42,7 +38,7 @@ def test_a_worker_killed_at_a_point_of_its_epoch_loses_and_doubles_nothing(run_a
         run.finish()
 
 
-@pytest.mark.parametrize("point", cases(OF_EACH_EPOCH))
+@pytest.mark.parametrize("point", cases(OF_EACH_EPOCH, {CrashPoint.AFTER_PRODUCE}))
 def test_a_worker_killed_at_a_point_several_times_in_a_row_loses_and_doubles_nothing(
     run_app, point
 ):
@@ -55,7 +51,7 @@ def test_a_worker_killed_at_a_point_several_times_in_a_row_loses_and_doubles_not
         run.finish()
 
 
-@pytest.mark.parametrize("point", cases(TAKING_OVER))
+@pytest.mark.parametrize("point", cases(TAKING_OVER, {CrashPoint.AFTER_CLAIM}))
 def test_a_worker_killed_while_taking_over_loses_and_doubles_nothing(run_app, point, tmp_path):
     with run_app(static=True) as run:
         run.feed(records=900)
@@ -76,7 +72,7 @@ def test_a_worker_killed_while_taking_over_loses_and_doubles_nothing(run_app, po
         run.finish()
 
 
-@pytest.mark.parametrize("point", cases(HANDING_OVER))
+@pytest.mark.parametrize("point", cases(HANDING_OVER, {CrashPoint.BEFORE_RELEASE}))
 def test_a_worker_killed_while_handing_over_loses_and_doubles_nothing(run_app, point):
     with run_app(static=True) as run:
         run.feed(records=1_300, rate=60)
@@ -99,7 +95,7 @@ def test_a_worker_killed_while_stopping_loses_and_doubles_nothing(run_app, point
         run.wait_echoed(200, 40)
         worker.terminate()
         worker.wait_killed(40)
-        run.worker()
+        run.worker().wait_ready()
         run.finish()
 
 

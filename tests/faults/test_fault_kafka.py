@@ -28,14 +28,15 @@ def proxied(fault_kafka, tmp_path):
         proxy.clear()
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize(
     ("fault", "delay_s"),
     [
-        pytest.param(Fault.DELAY_REQUEST, 2.5, id="late"),
+        pytest.param(Fault.DELAY_REQUEST, 2.5, id="late", marks=pytest.mark.ci),
         pytest.param(Fault.DELAY_RESPONSE, 2.5, id="late answer"),
         pytest.param(Fault.CUT_BEFORE, 0, id="connection cut before it"),
-        pytest.param(Fault.CUT_AFTER, 0, id="answer lost with its connection"),
+        pytest.param(
+            Fault.CUT_AFTER, 0, id="answer lost with its connection", marks=pytest.mark.ci
+        ),
         pytest.param(Fault.DUPLICATE, 0, id="doubled"),
     ],
 )
@@ -102,7 +103,6 @@ def test_a_disturbed_request_inside_a_transaction_loses_and_doubles_nothing(prox
     run.finish(60)
 
 
-@pytest.mark.ci
 def test_offsets_that_arrive_after_the_partitions_moved_commit_nothing(proxied):
     run, proxy = proxied
     run.feed(records=1_200, rate=80)
@@ -152,8 +152,7 @@ def test_a_network_that_stands_still_for_a_while_loses_and_doubles_nothing(proxi
 # them). A crash of the only broker, and orderly restarts in a group, do no harm.
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("names", ["a", "ab"])
+@pytest.mark.parametrize("names", [pytest.param("a", marks=pytest.mark.ci), "ab"])
 def test_a_crashed_broker_that_comes_back_loses_and_doubles_nothing(run_app, fault_kafka, names):
     with run_app() as run:
         run.feed(records=900, rate=100)

@@ -11,12 +11,13 @@ import pytest
 pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(240)]
 
 PROTOCOLS = ["classic", "consumer"]
+CLASSIC_IN_CI = [pytest.param("classic", marks=pytest.mark.ci), "consumer"]
+CONSUMER_IN_CI = ["classic", pytest.param("consumer", marks=pytest.mark.ci)]
 ZOMBIE_S = 9.0
 """Longer than the session timeout of 6 s, and what the others need to take over."""
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", CONSUMER_IN_CI)
 def test_random_kills_of_two_workers_lose_and_double_nothing(run_app, protocol):
     chance = random.Random(protocol)
     with run_app(ONCEFLOW_GROUP_PROTOCOL=protocol) as run:
@@ -30,8 +31,7 @@ def test_random_kills_of_two_workers_lose_and_double_nothing(run_app, protocol):
         run.finish(60)
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", CLASSIC_IN_CI)
 def test_a_zombie_commits_nothing_after_its_partitions_moved(run_app, protocol):
     with run_app(ONCEFLOW_GROUP_PROTOCOL=protocol, allowed={"worker_failed", "Traceback"}) as run:
         run.feed(records=1_600, rate=120)
@@ -102,8 +102,7 @@ def test_a_rebalance_storm_loses_and_doubles_nothing(run_app, protocol):
         run.finish(60)
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", CONSUMER_IN_CI)
 def test_scaling_from_one_to_three_and_back_loses_and_doubles_nothing(run_app, protocol):
     with run_app(ONCEFLOW_GROUP_PROTOCOL=protocol) as run:
         run.feed(records=1_500, rate=120)
@@ -118,7 +117,6 @@ def test_scaling_from_one_to_three_and_back_loses_and_doubles_nothing(run_app, p
         run.finish(60)
 
 
-@pytest.mark.ci
 def test_a_warm_restart_replays_nothing_and_a_lost_directory_everything(run_app):
     with run_app(static=True) as run:
         run.feed(records=800, rate=400)

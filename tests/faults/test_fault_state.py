@@ -60,7 +60,6 @@ def age_stores(run, worker):
     assert aged == 4
 
 
-@pytest.mark.ci
 def test_a_store_that_may_have_missed_tombstones_is_rebuilt_and_that_is_said(run_app):
     with run_app(static=True, allowed={"store_rebuilt"}) as run:
         run.feed(records=900, rate=200)
