@@ -6,6 +6,7 @@ runs as RUNS says.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -86,6 +87,25 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize(
             "random_run", range(metafunc.config.getoption("fault_runs", None) or 0)
         )
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """What the file of results says of this seed."""
+    path = Path(config.getoption("fault_file", UNASKED))
+    if not path.is_file():
+        return
+    seed = f"{config.getoption('fault_seed')}/"
+    results = [json.loads(line) for line in path.read_text().splitlines()]
+    mine = [result for result in results if result["plan"]["seed"].startswith(seed)]
+    passed = {result["plan"]["seed"] for result in mine if result["passed"]}
+    failed = {result["plan"]["seed"] for result in mine} - passed
+    seconds = sum(result["seconds"] for result in mine)
+    terminalreporter.write_line(
+        f"random fault runs of seed {config.getoption('fault_seed')} in {path}: "
+        f"{len(passed)} passed, {len(failed)} failed, {seconds:.0f} s"
+    )
+    for each in sorted(failed):
+        terminalreporter.write_line(f"  failed: {each}")
 
 
 @pytest.fixture
