@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from faust.types import ChannelT, StreamT
 
+    from onceflow.engine.sender import Sender
     from onceflow.engine.stream import Stream
 
     ActorRef = Any
@@ -82,6 +83,10 @@ class Agent(faust.Agent):
         return stream
 
     async def _execute_actor(self, coro: Awaitable[Any], aref: ActorRef) -> None:
+        if not isinstance(self.channel, Topic):
+            # Values in memory have no offsets to replay: Faust's own way, a supervised restart.
+            await super()._execute_actor(coro, aref)
+            return
         _current_agent.set(self)
         try:
             await coro
@@ -115,6 +120,8 @@ class Agent(faust.Agent):
 
     async def replace_actors(self) -> None:
         """End all actors and start fresh ones on the same subscriptions (after an abort)."""
+        if not isinstance(self.channel, Topic):
+            return
         old = self.live_actors()
         channels = [aref.stream.get_root_stream().channel for aref in old]
         topics = [channel for channel in channels if isinstance(channel, Topic)]
@@ -179,13 +186,18 @@ class Agent(faust.Agent):
             OutcomeUnknown: whether the request was sent cannot be told any more.
         """
         self._refuse_wait("ask", delivery)
-        replies = runtime_of(self.app).replies.consumer
+        runtime = runtime_of(self.app)
+        replies = runtime.replies.consumer
+        if delivery != "exactly_once":
+            self._refuse_hidden(runtime.sender)
+            # Behind a reply of an open epoch another one could not be read, so these have a topic
+            # of their own.
+            reply_to = reply_to or f"{self.app.conf.reply_to}-outside"
         reply_to = self._get_strtopic(reply_to or self.app.conf.reply_to)
         promise = ReplyPromise(reply_to, correlation_id or str(uuid4()))
         await replies.add(promise.correlation_id, promise)
         if delivery != "exactly_once":
             headers = [*_pairs(headers), (DELIVERY_HEADER, delivery)]
-        runtime = runtime_of(self.app)
         with runtime.sender.outside(delivery):
             await self._request(promise, key, value, partition, timestamp, headers)
         try:
@@ -273,6 +285,17 @@ class Agent(faust.Agent):
         """Send keyed requests and return all replies in order."""
         self._refuse_wait("kvjoin", "exactly_once")
         return await super().kvjoin(items, reply_to=reply_to)
+
+    def _refuse_hidden(self, sender: Sender) -> None:
+        """Refuse a question that nobody could read before the record that asks it is committed."""
+        if current_record() is None or not sender.produced.get(self._get_strtopic(self.channel)):
+            return
+        raise OutsideRecord(
+            f"The present epoch has sent to {self.channel}, and what is written behind its open "
+            "transaction cannot be read before its commit, which waits for this record. Nothing "
+            "was asked. The record is replayed alone, which helps unless it sends to that agent "
+            "itself before it asks; let another topic carry either."
+        )
 
     def _refuse_wait(self, operation: str, delivery: str) -> None:
         if delivery == "exactly_once" and current_record() is not None:

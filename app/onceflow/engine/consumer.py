@@ -62,6 +62,9 @@ class Consumer(FaustConsumer):
     async def on_start(self) -> None:
         """Make the protocol driver when this process consumes."""
         app = self.app
+        # Only channels in memory heed Faust's flow control. They lose nothing at a rebalance: the
+        # flow is never stopped and the generation of their values stays the same.
+        app.flow_control.resume()
         if app.client_only or app.producer_only:
             return
         with _leaving_by_its_code(self.runtime):
@@ -85,7 +88,6 @@ class Consumer(FaustConsumer):
         """Tell Faust's parts about a new assignment."""
         tps = {TP(p.topic, p.number) for p in assignment.partitions}
         self.owned = assignment.partitions
-        self.app.consumer_generation_id = assignment.number
         if not self.app.rebalancing:
             self.app.on_rebalance_start()
         # The service keeps the task, and an error in a user's handler ends the worker.

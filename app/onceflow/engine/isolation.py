@@ -46,6 +46,8 @@ class Isolation:
         self.held.setdefault(run.partition, deque()).append(run)
         if self.runtime.epochs.is_open:
             self._hand_on()
+        elif run.topic in self.runtime.gate.asked:
+            self._release(run.partition)
         return True
 
     def opened(self) -> None:
@@ -79,7 +81,7 @@ class Isolation:
                     self._read_up_to(partition, offset)
                 case TryAlone(suspect, records) if suspect == partition:
                     self._try_alone(partition, records)
-                case TryAlone() | NoteFirst():
+                case TryAlone() | NoteFirst() if partition.topic not in self.runtime.gate.asked:
                     pass
                 case Hold(partitions) if partition in partitions:
                     # A record of a suspect partition is there: end the epoch and plan again.
