@@ -303,7 +303,7 @@ class _SetTable(Table):
 
     def get(self, key: Any, default: Any = None) -> Any:
         """Return the set of ``key`` if it has members, else ``default``."""
-        return self.get(key, default)
+        return TableSet(self, key) if key in self else default
 
     def __contains__(self, key: object) -> bool:
         return any(True for _ in self._member_rows(self.codec().prefix(key)))

@@ -285,6 +285,27 @@ class Stream(faust.Stream):
         cursor.gate.progressed()
         await asyncio.sleep(0)
 
+    # -- what Faust has names for and nothing behind them --
+
+    def _join(self, join_strategy: Any) -> StreamT:
+        raise self._no_join(type(join_strategy).__name__)
+
+    def combine(self, *nodes: Any, **options: Any) -> StreamT:
+        """Refuse what would hand on the values of one stream as if they were joined.
+
+        Raises:
+            ConfigError: always; also for ``&``, ``join`` and its relatives.
+        """
+        del nodes, options
+        raise self._no_join("combine")
+
+    def _no_join(self, what: str) -> ConfigError:
+        return ConfigError(
+            f"{what} of {self} does nothing in Faust, and is no join here either. Nothing was "
+            "consumed. Keep one side in a Table with the topic's partitions, or in a GlobalTable, "
+            "and look it up."
+        )
+
     # -- lists of records --
 
     async def take(self, max_: int, within: Any) -> AsyncGenerator[Sequence[Any], None]:  # pyright: ignore[reportIncompatibleMethodOverride]

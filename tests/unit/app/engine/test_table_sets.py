@@ -121,6 +121,15 @@ async def test_writing_a_set_outside_of_a_record_is_refused(app, tmp_path):
         tags["a"].add("x")
 
 
+async def test_a_set_without_members_is_the_default_of_get(app, tmp_path):
+    tags = app.SetTable("tags")
+    driver = TableDriver(app, tmp_path).open()
+    with driver.record():
+        assert tags.get("a", "none") == "none"
+        tags["a"].add("x")
+        assert tags.get("a") == {"x"}
+
+
 async def test_setting_and_deleting_whole_sets_is_refused(app, tmp_path):
     tags = app.SetTable("tags")
     driver = TableDriver(app, tmp_path).open()
