@@ -27,7 +27,7 @@ HTTP_BODY_BYTES_MAX = 16_384
 """Body of a request: all that the status server answers are reads."""
 
 HTTP_PORTS_TRIED_MAX = 64
-"""Ports tried from the default one on: more workers than that on one host have ports of their own."""
+"""Ports tried from the default one on: more workers on one host have ports of their own."""
 
 HTTP_START_S_MAX = 10.0
 """Bound on starting and stopping the status server; both take milliseconds."""
@@ -99,10 +99,10 @@ POLL_LINGER_S = 0.002
 the event loop at moderate rates; a full poll does not wait."""
 
 POLL_IDLE_S = 0.05
-"""How long a poll waits for a first record; also the longest a command waits for the poll thread."""
+"""How long a poll waits for a first record; a command waits as long for the poll thread."""
 
 FLIGHT_RECORDS_MAX = 100_000
-"""Records handed to the event loop and not finished: a quarter of a second of work at full speed."""
+"""Records handed to the event loop and not finished: a quarter of a second at full speed."""
 
 FLIGHT_BYTES_MAX = 64 * 1024 * 1024
 """Bytes of keys and values in flight; bounds memory where records are large."""
@@ -137,8 +137,8 @@ CLOSE_S_MAX = 30.0
 """Bound on leaving the group, with the revocation in it."""
 
 END_S_SLOW = 1.0
-"""A commit or abort that took longer spends its producer: librdkafka may have sent its EndTxn twice,
-and a late duplicate would complete the next transaction half-way (librdkafka #5423)."""
+"""A commit or abort that took longer spends its producer: librdkafka may have sent its EndTxn
+twice, and a late duplicate would complete the next transaction half-way (librdkafka #5423)."""
 
 ABORT_FLUSH_S = 2.0
 """How long an abort goes on sending what is queued: an epoch's rest is sent in milliseconds, and a

@@ -91,11 +91,11 @@ def pytest_generate_tests(metafunc):
 
 def pytest_terminal_summary(terminalreporter, config):
     """What the file of results says of this seed."""
-    path = Path(config.getoption("fault_file", UNASKED))
-    if not path.is_file():
+    path = config.getoption("fault_file", None)
+    if path is None or not Path(path).is_file():
         return
     seed = f"{config.getoption('fault_seed')}/"
-    results = [json.loads(line) for line in path.read_text().splitlines()]
+    results = [json.loads(line) for line in Path(path).read_text().splitlines()]
     mine = [result for result in results if result["plan"]["seed"].startswith(seed)]
     passed = {result["plan"]["seed"] for result in mine if result["passed"]}
     failed = {result["plan"]["seed"] for result in mine} - passed

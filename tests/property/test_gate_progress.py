@@ -8,6 +8,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from onceflow.engine.gate import Cursor, Gate
 from onceflow.engine.records import Batch
 from onceflow.errors import InvariantViolation

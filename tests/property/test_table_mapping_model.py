@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from harness.table_driver import TableDriver, make_app
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,9 +22,13 @@ from hypothesis.stateful import (
     rule,
 )
 
+from harness.table_driver import TableDriver, make_app
+
 KEYS = st.sampled_from(
-    [1, 1.0, True, "1", "true", 0, 0.0, -0.0, False, "", "a", "ä", 2**53, -1, "null"]
-    + [("a", 1), ("a", True), ("a", 1.0)]
+    [
+        *(1, 1.0, True, "1", "true", 0, 0.0, -0.0, False, "", "a", "ä", 2**53, -1, "null"),
+        *(("a", 1), ("a", True), ("a", 1.0)),
+    ]
 )
 VALUES = st.one_of(
     st.none(),

@@ -20,14 +20,14 @@ def test_a_first_start_pins_and_the_next_one_agrees(tmp_path):
 
 def test_a_recreated_topic_is_refused_with_what_to_do(tmp_path):
     check_pins(tmp_path, "shop", "cluster-a", described())
-    with pytest.raises(DataAtRisk, match="deleted and made again.*Reset") as raised:
+    with pytest.raises(DataAtRisk, match=r"deleted and made again.*Reset") as raised:
         check_pins(tmp_path, "shop", "cluster-a", described("id-2"))
     assert raised.value.exit_code == 4
 
 
 def test_another_partition_count_is_refused(tmp_path):
     check_pins(tmp_path, "shop", "cluster-a", described())
-    with pytest.raises(DataAtRisk, match="had 4 partitions .* has 6 now"):
+    with pytest.raises(DataAtRisk, match=r"had 4 partitions .* has 6 now"):
         check_pins(tmp_path, "shop", "cluster-a", described(partition_count=6))
 
 
