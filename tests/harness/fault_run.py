@@ -12,6 +12,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from harness.fault_input import Feeder, Watcher
 from harness.fault_verify import TABLES, Verification
 from harness.fault_workers import Worker
+from onceflow.decisions.marker import parse
+from onceflow.ids import Partition
+from onceflow.kafka.configuration import ClientConfig
+from onceflow.kafka.offsets import CommittedOffsets, Stability
 
 PARTITIONS = 4
 SESSION_MS = 6_000
@@ -73,6 +77,7 @@ class FaultRun:
         self._replicas = replicas
         self._extra_directories = []
         self.last_verification = None
+        self._offsets = CommittedOffsets(ClientConfig(self.bootstrap))
 
     def __enter__(self):
         self._make_topics()
@@ -171,8 +176,22 @@ class FaultRun:
         """Wait until all input is reflected, stop all workers in order, verify."""
         self.feeder.finish()
         self._until(lambda: self.reflected, timeout_s, f"{self._expected()} outputs of each kind")
+        # Who was started last may not have claimed anything yet, and then has nothing to release.
+        self._until(lambda: not self._unowned(), timeout_s, "a living owner of all partitions")
         self.stop_workers()
         self.verify()
+
+    def _unowned(self):
+        """Partitions whose marker names nobody who lives."""
+        wanted = [
+            Partition(topic, number)
+            for topic in (self.name("in"), f"grouping-{self.name('in')}-g-repartition")
+            for number in range(PARTITIONS)
+        ]
+        living = {worker.incarnation() for worker in self.workers.values() if worker.running}
+        found = self._offsets.read(self.app_id, frozenset(wanted), Stability.LATEST)
+        markers = {partition: parse(at.metadata) for partition, at in found.items()}
+        return {p for p, marker in markers.items() if marker and marker.incarnation not in living}
 
     def stop_workers(self):
         for worker in self.workers.values():

@@ -112,6 +112,12 @@ class Worker:
         """Wait until the process started last works on what it was assigned."""
         self.wait_log(r"\[\^Worker\]: Ready", timeout_s, since=self.log().rindex("=== start"))
 
+    def incarnation(self):
+        """Of the process that was started last; "" until it has logged something."""
+        last = self.log().rpartition("=== start")[2]
+        found = re.search(r"incarnation\W+([A-Za-z0-9_-]+)", last)
+        return found[1] if found else ""
+
     def log(self):
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
