@@ -342,6 +342,27 @@ async def test_a_position_that_the_log_no_longer_has_is_data_at_risk(kafka, admi
     assert reader.delivered == 0
 
 
+@pytest.mark.parametrize("protocol", list(GroupProtocol))
+async def test_a_partition_whose_position_was_refused_can_be_started_elsewhere(
+    kafka, admin, unique, protocol
+):
+    topic = unique("in")
+    await admin.create_topic(topic, 2)
+    await fill(kafka.bootstrap, topic, 200, 2)
+    await admin.delete_records({Partition(topic, 0): 60})
+    group = unique("group")
+    async with Recorder(kafka.bootstrap, group, start=False, protocol=protocol) as reader:
+        await reader.thread.subscribe([topic])
+        await until(lambda: reader.of("assigned"))
+        await reader.thread.start_at({Partition(topic, 0): 10, Partition(topic, 1): 90})
+        await until(lambda: reader.of("failure") and reader.delivered == 10)
+        await reader.thread.start_at({Partition(topic, 0): 70})
+        await until(lambda: reader.delivered == 40)
+        await asyncio.sleep(0.5)
+    assert [offset for offset, _ in reader.records[Partition(topic, 0)]] == list(range(70, 100))
+    assert [offset for offset, _ in reader.records[Partition(topic, 1)]] == list(range(90, 100))
+
+
 async def test_a_late_answer_about_the_beginning_does_not_move_a_started_partition(
     kafka, admin, unique
 ):

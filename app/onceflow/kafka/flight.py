@@ -2,12 +2,15 @@
 
 Decides when the poll thread must stop fetching and when it may go on. Two threads share it without
 a lock: *handed over* is only added to by the poll thread, *finished* only by the event loop, and
-what is in flight is their difference.
+what is in flight is their difference. ``Bounds`` are the sizes and times that the thread keeps to.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
+
+from onceflow import limits
 
 
 class Flow(Enum):
@@ -66,3 +69,21 @@ class Flight:
     def is_half_done(self) -> bool:
         """Whether there is room again: both measures at or below half of their mark."""
         return self.records * 2 <= self._records_max and self.size_bytes * 2 <= self._bytes_max
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Sizes and times of the poll thread; the reasons of the defaults stand in ``limits``."""
+
+    run_records_max: int = limits.RUN_RECORDS_MAX
+    poll_records_max: int = limits.POLL_RECORDS_MAX
+    poll_linger_s: float = limits.POLL_LINGER_S
+    poll_idle_s: float = limits.POLL_IDLE_S
+    flight_records_max: int = limits.FLIGHT_RECORDS_MAX
+    flight_bytes_max: int = limits.FLIGHT_BYTES_MAX
+    hold_s: float = limits.HOLD_S
+    revoke_s: float = limits.REVOKE_S_MAX
+    lost_s: float = limits.LOST_S_MAX
+
+
+DEFAULT_BOUNDS = Bounds()

@@ -29,11 +29,10 @@ import contextlib
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from onceflow import limits
 from onceflow.errors import OnceflowError, TransactionAborted, Unreachable, invariant
@@ -42,7 +41,7 @@ from onceflow.kafka.columns import runs_of, split
 from onceflow.kafka.configuration import GroupProtocol
 from onceflow.kafka.connection import Connection
 from onceflow.kafka.errors import classify, unmasked
-from onceflow.kafka.flight import Flight, Flow
+from onceflow.kafka.flight import DEFAULT_BOUNDS, Bounds, Flight, Flow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -71,23 +70,6 @@ class Assignment(NamedTuple):
     group_metadata: object
     member_id: str
 
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Sizes and times of the poll thread; the reasons of the defaults stand in ``limits``."""
-
-    run_records_max: int = limits.RUN_RECORDS_MAX
-    poll_records_max: int = limits.POLL_RECORDS_MAX
-    poll_linger_s: float = limits.POLL_LINGER_S
-    poll_idle_s: float = limits.POLL_IDLE_S
-    flight_records_max: int = limits.FLIGHT_RECORDS_MAX
-    flight_bytes_max: int = limits.FLIGHT_BYTES_MAX
-    hold_s: float = limits.HOLD_S
-    revoke_s: float = limits.REVOKE_S_MAX
-    lost_s: float = limits.LOST_S_MAX
-
-
-DEFAULT_BOUNDS = Bounds()
 
 _NO_RECORDS_TIME = 2**62
 """Milliseconds after which no record is stamped; a broker answers from its index's last entries."""
@@ -163,6 +145,8 @@ class PollThread:
         self._position: dict[Partition, tuple[int, int]] = {}
         # How often each was found below its position since it was started.
         self._moved: Counter[Partition] = Counter()
+        # Not fetched any more, because the log had lost what was asked for; a seek is refused.
+        self._halted: set[Partition] = set()
         self._assignment: Assignment | None = None
         self._numbers = count(1)
 
@@ -240,6 +224,8 @@ class PollThread:
             self._position.update({p: (offset, generation) for p, offset in mine.items()})
             for partition in mine:
                 self._moved[partition] = 0
+            if self._halted & mine.keys():
+                self._fetch_again(consumer)
             self._seek(consumer, mine)
             if self._flow is not Flow.PAUSED:
                 self._let_deliver(consumer, mine)
@@ -411,7 +397,7 @@ class PollThread:
             return
         batch = split(messages)
         for message in batch.errors:
-            self._message_error(message)
+            self._message_error(consumer, message)
         runs: list[Run] = []
         for partition, group in batch.groups.items():
             # A partition that is not started is paused, so that librdkafka delivers nothing of it.
@@ -448,11 +434,38 @@ class PollThread:
         )
         self._seek(consumer, {partition: position})
 
-    def _message_error(self, message: Message) -> None:
+    def _message_error(self, consumer: Consumer, message: Message) -> None:
         error = message.error()
-        if error is not None:
-            where = f"{message.topic()}[{message.partition()}] at {message.offset()}"
-            self._post(self._on_failure, classify(error, f"consume {where}"))
+        if error is None:
+            return
+        where = f"{message.topic()}[{message.partition()}] at {message.offset()}"
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
+            partition = Partition(str(message.topic()), message.partition() or 0)
+            self._halted.add(partition)
+            position = self._position.get(partition)
+            if position is None:
+                # The beginning that nobody asked for was deleted before it was fetched.
+                return
+            if position[0] != message.offset():
+                self._fetch_again(consumer)
+                return
+        self._post(self._on_failure, classify(error, f"consume {where}"))
+
+    def _fetch_again(self, consumer: Consumer) -> None:
+        """Assign anew, at the positions of what is started, so that halted fetchers run again."""
+        again = sorted(self._halted if self._incremental else self._owned)
+        self._halted.clear()
+        starts = [
+            TopicPartition(*p, self._position[p][0] if p in self._position else OFFSET_BEGINNING)
+            for p in again
+        ]
+        if self._incremental:
+            consumer.incremental_unassign(_bare(again))
+            consumer.incremental_assign(starts)
+        else:
+            consumer.assign(starts)
+        idle = [p for p in again if self._flow is Flow.PAUSED or p not in self._position]
+        consumer.pause(_bare(idle))
 
     def _resume(self, consumer: Consumer) -> None:
         """Go on exactly where delivery ended, whatever librdkafka remembers."""
@@ -537,6 +550,7 @@ class PollThread:
             self._position.pop(partition, None)
             self._generation.pop(partition, None)
         self._owned -= given_up
+        self._halted -= given_up
         self._assignment = None
         if self._incremental:
             consumer.incremental_unassign(_bare(given_up))
