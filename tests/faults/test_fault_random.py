@@ -44,7 +44,7 @@ class Performer:
         while not self.run.reflected and time.monotonic() < deadline:
             self.revive()
             time.sleep(0.1)
-        self.run.finish(10)
+        self.run.finish(40)
 
     def revive(self):
         """Start every worker of the plan that does not run; none may have left without a reason."""
