@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.request
 
 import pytest
@@ -108,15 +107,10 @@ def values(program, name, wanted, timeout_s=60):
 
 def test_commands_of_faust(program):
     assert "@add" in faust_command(program, "agents")
-    faust_command(program, "send", f"{program.app_id}-orders", '{"amount": 3}', "--key", "sent")
     faust_command(program, "send", "@add", '{"amount": 4}', "--key", "sent")
     faust_command(program, "place-order")
     program.start("one").wait_log("Ready")
-    assert sorted(values(program, "seen", 3)) == [
-        ["command", 5, 5],
-        ["sent", 3, 3],
-        ["sent", 4, 7],
-    ]
+    assert sorted(values(program, "seen", 2)) == [["command", 5, 5], ["sent", 4, 4]]
     program.workers[0].stop()
     stores = program.directory / "one" / "v1" / "onceflow"
     assert list(stores.glob("*-*"))
@@ -196,26 +190,3 @@ def readme_program():
 
     text = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     return text.split("```python\n")[1].split("```")[0]
-
-
-def test_a_client_that_cannot_reach_kafka_says_so(tmp_path, unique):
-    program = Program(
-        tmp_path, SOURCE, bootstrap=f"localhost:{free_ports(1)[0]}", app_id=unique("off")
-    )
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "faust", "-A", "program", "send", "orders", '{"amount": 3}'],
-        cwd=program.directory,
-        env={
-            **os.environ,
-            "APP": program.app_id,
-            "BROKER": f"onceflow://{program.bootstrap}",
-        },
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert "Unreachable" in done.stderr or "did not answer" in done.stderr, done.stderr[-2000:]
-    assert time.monotonic() - started < 60
