@@ -115,9 +115,9 @@ def main(arguments):
                 lines.append(line)
                 write(line)
                 say(f"round {number}: {orjson.dumps(line).decode()}")
-        found = medians(lines)
-        write({"name": "medians", "medians": found, "goals": goals(found)})
-    say("\n" + render(lines, [(name, title) for name, title, _ in turns]))
+        found, full = medians(lines), size.events >= FULL.events
+        write({"name": "medians", "medians": found, "goals": goals(found, full=full)})
+    say("\n" + render(lines, [(name, title) for name, title, _ in turns], full=full))
     say(f"\nJSON lines: {output}; load average over the last minute: {os.getloadavg()[0]:.1f}")
     return 0 if all(line.get("verified") or "not_run" in line for line in lines) else 1
 

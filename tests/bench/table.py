@@ -44,6 +44,9 @@ GOALS = (
 )
 
 
+VERDICTS = {True: "holds", False: "MISSED", None: "(too short a run to tell)"}
+
+
 def medians(lines):
     """Median of each measure by contestant, over the runs that are whole and verified."""
     by_name = {}
@@ -60,8 +63,12 @@ def medians(lines):
     }
 
 
-def goals(found):
-    """Each goal whose figures were measured: what was asked, the figure, and whether it holds."""
+def goals(found, *, full=True):
+    """Each goal whose figures were measured: what was asked, the figure, and whether it holds.
+
+    A run that is not full gives no verdict: it is over before a virtual machine is warm, and most
+    of what we read ahead was read before the count begins.
+    """
     rows = []
     for goal in GOALS:
         value = found.get(goal.name, {}).get(goal.measure)
@@ -77,20 +84,24 @@ def goals(found):
                 "wanted": f"{'<=' if goal.at_most else '>='} {goal.bound:g}",
                 "bound": goal.bound,
                 "value": round(value, 2),
-                "holds": value <= goal.bound if goal.at_most else value >= goal.bound,
+                "holds": _holds(goal, value) if full else None,
             }
         )
     return rows
 
 
-def render(lines, titles):
+def _holds(goal, value):
+    return value <= goal.bound if goal.at_most else value >= goal.bound
+
+
+def render(lines, titles, *, full=True):
     """The tables as text: medians by contestant, then the goals."""
     found, text = medians(lines), []
     head = ("", "events/s wall", "events/s CPU", "peak MB", "p50 ms", "p99 ms", "runs")
     text.append(_columns([head, *(_row(name, title, found, lines) for name, title in titles)]))
     reached = [
-        (row["goal"], row["wanted"], _number(row["value"]), "holds" if row["holds"] else "MISSED")
-        for row in goals(found)
+        (row["goal"], row["wanted"], _number(row["value"]), VERDICTS[row["holds"]])
+        for row in goals(found, full=full)
     ]
     if reached:
         text.append(_columns([("goal", "wanted", "measured", ""), *reached]))

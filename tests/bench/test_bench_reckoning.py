@@ -96,6 +96,13 @@ def test_goals_are_ratios_within_the_run_and_say_what_was_missed():
     }
 
 
+def test_a_short_run_gives_figures_and_no_verdict():
+    lines = [{"name": "restore", "verified": True, "peak_rss_mb": 601}]
+    assert [each["holds"] for each in goals(medians(lines), full=False)] == [None]
+    assert "MISSED" in render(lines, [("restore", "")])
+    assert "MISSED" not in render(lines, [("restore", "")], full=False)
+
+
 def test_a_quantile_of_few_is_one_of_them():
     assert _quantile([], 0.5) is None
     assert [_quantile([1.0, 2.0, 3.0], share) for share in (0.5, 0.99, 1.0)] == [2.0, 3.0, 3.0]
