@@ -385,11 +385,12 @@ def _out_of_log(partition: Partition, offset: Offset | None, bound: LogBounds) -
         return (
             f"records {offset} to {bound.log_start_offset - 1} of {where} are gone before they "
             f"were processed (retention, or records deleted). Going on would lose them silently. "
-            f"Restore them, or accept the loss by resetting the group's offset knowingly "
-            f"(onceflow reset)."
+            f"Restore them, or accept the loss: stop all workers and set the group's offset "
+            f"(kafka-consumer-groups.sh --reset-offsets)."
         )
     return (
         f"offset {offset} of {where} was committed, but its log ends at {bound.log_end_offset}: "
         f"the topic was truncated or recreated. Going on would skip or double records. Find out "
-        f"what happened to the topic, then reset the group knowingly (onceflow reset)."
+        f"what happened to the topic, then stop all workers and set the group's offset knowingly "
+        f"(kafka-consumer-groups.sh --reset-offsets)."
     )
