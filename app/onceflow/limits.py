@@ -53,6 +53,10 @@ STORE_FLUSH_MS = 5_000
 """Age at which applied but unflushed rows are written to disk. What a killed worker replays from
 the changelog is at most what it applied in so long, a second's work at 300,000 records/s."""
 
+STORE_CLOSE_S_MAX = 5.0
+"""How long a closing store waits for its last flush: some ten megabytes, a second on a slow disk.
+After it rocksdict flushes one table after the other, which only a kill in between would show."""
+
 STORE_CLOCK_SKEW_MS = 300_000
 """How far in the future a store's last apply may lie. More means that a clock was wrong, so that
 the store's age is unknown and it is rebuilt."""

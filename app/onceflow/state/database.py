@@ -8,11 +8,13 @@ them, and whoever iterates must end with the store.
 
 from __future__ import annotations
 
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 from rocksdict import Rdict, WriteOptions
 
 from onceflow.errors import InvariantViolation
+from onceflow.limits import STORE_CLOSE_S_MAX
 from onceflow.state.storage_errors import translate
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _METADATA_FAMILY = "default"
 _TABLE_PREFIX = "table."
+_FLUSH_STEP_S = 0.001
+"""Between looks at a flush; a small one takes some milliseconds."""
 
 _Value = TypeVar("_Value")
 
@@ -79,8 +83,22 @@ class Database:
         except Exception as error:
             raise translate(error, self.path) from error
 
+    def wait_flushed(self) -> None:
+        """Wait until a flush that was started has written all tables, for STORE_CLOSE_S_MAX."""
+        until_s = monotonic() + STORE_CLOSE_S_MAX
+        while self._is_unflushed() and monotonic() < until_s:
+            sleep(_FLUSH_STEP_S)
+
+    def _is_unflushed(self) -> bool:
+        # The write that started the flush is itself in the metadata's next memtable.
+        waiting = [_number(self._rdict, "num-immutable-mem-table")]
+        for family in self.families.values():
+            waiting.append(_number(family, "num-immutable-mem-table"))
+            waiting.append(_number(family, "num-entries-active-mem-table"))
+        return any(waiting)
+
     def close(self) -> None:
-        """Flush all families at once and close. Idempotent."""
+        """Close; what is not flushed is flushed family by family. Idempotent."""
         self.handles.clear()
         for family in self.families.values():
             family.close()
@@ -89,6 +107,10 @@ class Database:
             self._rdict.close()
         except Exception as error:
             raise translate(error, self.path) from error
+
+
+def _number(family: Rdict, name: str) -> int:
+    return family.property_int_value(f"rocksdb.{name}") or 0
 
 
 def _families_in(path: Path) -> set[str]:

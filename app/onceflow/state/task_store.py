@@ -222,7 +222,11 @@ class TaskStore(TableReads):
             self.flush()
 
     def close(self) -> None:
-        """Flush, close and give the directory up. Idempotent; scans that still run end here."""
+        """Flush, close and give the directory up. Idempotent; scans that still run end here.
+
+        The flush is waited for, because rocksdict's own closing flushes one family after the other:
+        a process killed in the middle of it left rows without their position.
+        """
         if self._closed:
             return
         self._closed = True
@@ -230,7 +234,11 @@ class TaskStore(TableReads):
         try:
             for scan in tuple(self._scans):
                 scan.close()
-            self._database.close()
+            try:
+                self.flush()
+                self._database.wait_flushed()
+            finally:
+                self._database.close()
         finally:
             self._directory.release()
 
