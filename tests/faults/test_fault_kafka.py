@@ -145,22 +145,27 @@ def test_a_network_that_stands_still_for_a_while_loses_and_doubles_nothing(proxi
     run.finish(90)
 
 
-# An orderly stop of the *only* broker is no case: Kafka 4.3 then skips the markers of transactions
-# that it has just committed, because their partitions have no leader any more
-# (TransactionMarkerChannelManager: "these partitions are likely deleted already"), and after the
-# restart they hang for ever, which no client can mend (kafka-transactions.sh find-hanging shows
-# them). A crash of the only broker, and orderly restarts in a group, do no harm.
+# The only broker restarts while no commit is under way. One that restarts in the middle of a commit
+# is no case: Kafka 4.3 then skips the markers of the transaction that it has just committed, since
+# its partitions have no leader at that moment (TransactionMarkerChannelManager: "these partitions
+# are likely deleted already"; KRaftMetadataCache.getPartitionLeaderEndpoint is empty for them). The
+# transaction hangs for ever, which no client can mend; kafka-transactions.sh find-hanging shows it.
+# Partitions with replicas keep a leader; the group of three is killed and stopped in mid-commit.
 
 
-@pytest.mark.parametrize("names", [pytest.param("a", marks=pytest.mark.ci), "ab"])
-def test_a_crashed_broker_that_comes_back_loses_and_doubles_nothing(run_app, fault_kafka, names):
+@pytest.mark.ci
+@pytest.mark.parametrize("end", ["kill", "stop_broker"])
+def test_the_only_broker_restarts_and_nothing_is_lost_or_doubled(run_app, fault_kafka, end):
     with run_app() as run:
-        run.feed(records=900, rate=100)
-        for name in names:
-            run.worker(name)
+        run.feed(records=700, rate=150)
+        run.worker("a")
+        run.worker("b")
         run.wait_echoed(150, 60)
-        fault_kafka.kill()
+        run.feeder.pause()
+        run.wait_idle(60)
+        getattr(fault_kafka, end)()
         fault_kafka.start_broker()
+        run.feeder.resume()
         run.finish(90)
 
 

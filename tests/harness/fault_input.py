@@ -48,6 +48,8 @@ class Feeder:
             }
         )
         self._stopping = threading.Event()
+        self._going = threading.Event()
+        self._going.set()
         self._failures = []
         self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
 
@@ -65,6 +67,15 @@ class Feeder:
         assert self.done, f"the input was not produced within {timeout_s} s ({self.sent} were)"
         assert not self._failures, self._failures
 
+    def pause(self):
+        """Send nothing until ``resume``; what was sent is acknowledged when this returns."""
+        self._going.clear()
+        assert self._producer.flush(30.0) == 0
+
+    def resume(self):
+        """Go on."""
+        self._going.set()
+
     def abandon(self):
         """Stop early; for the end of a failing test."""
         self._stopping.set()
@@ -78,6 +89,9 @@ class Feeder:
                 if self._stopping.wait(min(left, 0.05)):
                     return
                 self._producer.poll(0)
+            while not self._going.wait(0.05):
+                if self._stopping.is_set():
+                    return
             self._send(number)
         left = self._producer.flush(100.0)
         if left:

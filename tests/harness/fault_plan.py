@@ -26,7 +26,7 @@ FAULT_KINDS = {
     "request": 2,
     "late_commit": 2,
     "cut": 1,
-    "kill_broker": 1,
+    "end_broker": 1,
 }
 """Kinds of faults with their weights."""
 END_FAULTS = (
@@ -77,6 +77,11 @@ class Plan:
         return any(
             step.kind in ("zombie", "short_stop", "request", "end_txn") for step in self.steps
         )
+
+    @property
+    def ends_brokers(self):
+        """Whether a broker ends, for which there must be others."""
+        return any(step.kind == "end_broker" for step in self.steps)
 
     def describe(self):
         """For the results: plain values."""

@@ -155,6 +155,15 @@ class FaultRun:
         """Wait until the application goes on: so many outputs more than at present."""
         self.wait_echoed(min(self.echoed + count, self._expected()), timeout_s)
 
+    def wait_idle(self, timeout_s=25.0):
+        """Wait until everything sent so far is reflected, and its commits are over."""
+        self._until(
+            lambda: all(len(found) >= self.feeder.sent for found in self.watcher.outputs.values()),
+            timeout_s,
+            "outputs of what was sent",
+        )
+        time.sleep(1.0)
+
     def _expected(self):
         poisoned = sum(word == "poison" for word in self.feeder._special.values())
         return self.feeder.records - poisoned
