@@ -153,7 +153,7 @@ def test_a_network_that_stands_still_for_a_while_loses_and_doubles_nothing(proxi
 # Partitions with replicas keep a leader; the group of three is killed and stopped in mid-commit.
 
 
-@pytest.mark.parametrize("end", [pytest.param("kill", marks=pytest.mark.ci), "stop_broker"])
+@pytest.mark.parametrize("end", ["kill", "stop_broker"])
 def test_the_only_broker_restarts_and_nothing_is_lost_or_doubled(run_app, fault_kafka, end):
     with run_app() as run:
         # The input goes on for longer than a session, so that it meets the rejoining of the group.
