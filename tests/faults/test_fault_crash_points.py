@@ -58,7 +58,7 @@ def test_a_worker_killed_while_taking_over_loses_and_doubles_nothing(run_app, po
         run.worker()
         run.wait_echoed(200, 40)
         run.workers["a"].kill()
-        for attempt in range(3):
+        for attempt in range(2):
             # An empty data directory each time, so that there is something to restore.
             worker = run.worker(
                 datadir=tmp_path / f"cold-{attempt}", ONCEFLOW_CRASH_POINT=f"{point}:1"

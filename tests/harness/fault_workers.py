@@ -115,7 +115,7 @@ class Worker:
     def incarnation(self):
         """Of the process that was started last; "" until it has logged something."""
         last = self.log().rpartition("=== start")[2]
-        found = re.search(r"incarnation\W+([A-Za-z0-9_-]+)", last)
+        found = re.search(r"""incarnation['"]: ?['"]([A-Za-z0-9_-]+)""", last)
         return found[1] if found else ""
 
     def log(self):
