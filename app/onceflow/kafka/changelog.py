@@ -81,13 +81,17 @@ class ChangelogReader:
         low = self._watermarks(config, positions, timeout_s)
         for partition, wanted in positions.items():
             self._position[partition] = self._start(partition, wanted, low[partition])
+        self._assigned_again = 0
         try:
             self._consumer = Consumer(reader_config(config, hooks=Hooks(on_error=self._connection)))
-            self._consumer.assign(
-                [TopicPartition(p.topic, p.number, o) for p, o in self._position.items()]
-            )
+            self._assign()
         except KafkaException as error:
             raise classify(error.args[0], "changelog reader") from error
+
+    def _assign(self) -> None:
+        self._consumer.assign(
+            [TopicPartition(p.topic, p.number, o) for p, o in self._position.items()]
+        )
 
     def _watermarks(
         self, config: ClientConfig, positions: Mapping[Partition, int], timeout_s: float
@@ -156,7 +160,23 @@ class ChangelogReader:
             reached = message.offset() or 0
             self._position[partition] = max(self._position[partition], reached)
             return
+        if self._is_mistaken(error, partition, message.offset()):
+            self._assigned_again += 1
+            self._assign()
+            return
         raise classify(error, f"read {partition.topic}[{partition.number}]")
+
+    def _is_mistaken(self, error: KafkaError, partition: Partition, offset: int | None) -> bool:
+        """Whether a lost position is one that nobody asked for.
+
+        After a broken connection librdkafka 2.16 may forget where a partition was assigned to start
+        and complain of a missing committed offset.
+        """
+        return (
+            error.code() == KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001
+            and offset != self._position[partition]
+            and self._assigned_again < limits.SEEKS_AGAIN_MAX
+        )
 
     def position(self, partition: Partition) -> int:
         """Next offset to read, control records included."""
