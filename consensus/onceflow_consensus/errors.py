@@ -6,6 +6,11 @@
     ├── ReadDropped            the read was not accepted; wait for a leader, then ask again
     ├── MessageRefused         the message is not one a peer may send us; drop it
     ├── ConfChangeRefused      the change does not fit the present configuration; propose another
+    ├── FrameRefused           what came over a connection is damaged or too large; close it
+    ├── RequestRefused         a member refused for good, and says why; correct the request
+    ├── SessionLost            the session ended; open another, find out what took effect
+    ├── GroupUnreachable       no member answered in time; what was submitted may take effect
+    ├── SnapshotUnreadable     a state cannot be restored from it; take another one
     └── StorageError           the replica's own disk; none of these is ever retried
         ├── StorageLocked      another process uses the directory; stop it, or name another one
         ├── StorageUnknown     not a log of a version we know; use the version that wrote it
@@ -97,6 +102,45 @@ class ConfChangeRefused(ConsensusError):  # noqa: N818 - see above
     def __init__(self, refusal: ConfChangeRefusal) -> None:
         super().__init__(f"configuration change refused: {refusal.value}")
         self.refusal = refusal
+
+
+class SnapshotUnreadable(ConsensusError):  # noqa: N818 - see above
+    """A state cannot be restored from this snapshot. Reaction: take another one; nothing changed.
+
+    It is damaged, cut off, of another state machine, or of another version of it.
+    """
+
+    def __init__(self, finding: str) -> None:
+        super().__init__(
+            f"the snapshot cannot be restored: {finding}; the state is unchanged. Take another "
+            "snapshot, or the version of the program that wrote this one."
+        )
+
+
+class FrameRefused(ConsensusError):  # noqa: N818 - see above
+    """Bytes of a connection are damaged, too large or of another form. Reaction: close it.
+
+    Nothing of the frame was taken. Peers repeat what matters; clients repeat what is unanswered.
+    """
+
+
+class RequestRefused(ConsensusError):  # noqa: N818 - see above
+    """A member refused a request, and repeating it does not help. Reaction: correct it."""
+
+
+class SessionLost(ConsensusError):  # noqa: N818 - see above
+    """The client's session ended, so that commands under way can no longer be repeated safely.
+
+    Reaction: open another session. Whether unanswered commands took effect is not known: ask the
+    state before repeating them.
+    """
+
+
+class GroupUnreachable(ConsensusError):  # noqa: N818 - see above
+    """No member carried the request out in time. Reaction: check the addresses and the members.
+
+    A command that was submitted may still take effect, once at most.
+    """
 
 
 class StorageError(ConsensusError):
