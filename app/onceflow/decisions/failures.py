@@ -173,7 +173,7 @@ class _Careful:
     """How many to read in the next epoch; grows with each commit that moved."""
 
 
-_ANY_AGENT: Final = ""
+_ANY_AGENT: Final = "\0any"
 """Nobody knows which agent a killed process was in."""
 
 

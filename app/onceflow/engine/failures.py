@@ -73,7 +73,7 @@ class Failures:
     """Failing records of one worker.
 
     Fields:
-        watched: per actor the record that it was working on when the watch last looked.
+        watched: per stream the record that it was working on when the watch last looked.
         seals_failed: seals that failed in a row; 0 again after a commit.
         errors: the last error text and stack per blamed record, for its dead letter.
     """
@@ -157,7 +157,12 @@ class Failures:
             log.error(LogEvent.RECORD_FAILED, agent=stream.reader, error=repr(error))
             self.runtime.fail(error)
             return
-        batch = cast("Any", event).batch
+        self._judge(stream.reader, cast("RecordEvent", event).batch, blamed, error, kind)
+
+    def _judge(
+        self, agent: str, batch: Batch, blamed: Blamed, error: BaseException, kind: FailureKind
+    ) -> None:
+        """Log a failure and abort the attempt as the policy says."""
         if batch.stamp is not self.runtime.gate.stamp:
             return
         self._remember(blamed.partition, blamed.offset, error)
@@ -166,13 +171,13 @@ class Failures:
             Offset(blamed.offset),
             Offset(blamed.end_offset),
             blamed.records,
-            stream.reader,
+            agent,
             kind,
             repr(error),
         )
         log.error(
             LogEvent.RECORD_FAILED,
-            agent=stream.reader,
+            agent=agent,
             topic=blamed.partition.topic,
             partition=blamed.partition.number,
             offset=blamed.offset,
@@ -195,8 +200,9 @@ class Failures:
     def overdue(self, commit_epoch: CommitEpoch) -> None:
         """Deal with a drain that took longer than the record bound.
 
-        A record that took that long by itself is to blame. Otherwise a reader had too much to read
-        until it stood where the others did; the attempt is replayed in smaller pieces.
+        A record that took that long by itself is to blame, or one that its ``noack()`` stream's
+        reader has never acknowledged. Otherwise a reader had too much to read until it stood where
+        the others did; the attempt is replayed in smaller pieces.
         """
         long_ago_s = time.monotonic() - self.runtime.settings.record_bound_s + WATCH_S
         for stream, event in self._working():
@@ -204,8 +210,43 @@ class Failures:
             if watched is not None and watched.event is event and watched.since_s <= long_ago_s:
                 self._blame(stream, self._too_slow(), FailureKind.TOO_SLOW)
                 return
+        unacknowledged = self.runtime.gate.unacknowledged()
+        if unacknowledged is not None:
+            cursor, event = unacknowledged
+            blamed = Blamed(event.batch.partition, event.offset, event.offset + 1, 1)
+            error = self._never_acknowledged()
+            self._judge(cursor.owner, event.batch, blamed, error, FailureKind.TOO_SLOW)
+            return
+        self._tell_overdue()
         self.runtime.inflow.lockstep.too_long()
         self.runtime.epochs.post(ev.DrainTimedOut(commit_epoch))
+
+    def _tell_overdue(self) -> None:
+        """Log what a drain waited for in vain, one line per subscription."""
+        for waited in self.runtime.gate.waited_for():
+            log.warning(
+                LogEvent.EPOCH_ABORTED,
+                agent=waited.owner,
+                records_in_progress=waited.in_progress,
+                positions={
+                    f"{p.topic}-{p.number}": {"read_up_to": position, "wanted": wanted}
+                    for p, (position, wanted) in waited.behind.items()
+                },
+                error=f"the epoch was not drained within record_bound_s="
+                f"{self.runtime.settings.record_bound_s}",
+                meaning="nothing of it is committed; its records are processed again, in smaller "
+                "pieces where several agents read a topic",
+                action="if it repeats, look for what holds these readers up, or raise "
+                "record_bound_s",
+            )
+
+    def _never_acknowledged(self) -> Exception:
+        return TimeoutError(
+            "the record was handed out by a noack() stream and was not acknowledged within "
+            f"record_bound_s={self.runtime.settings.record_bound_s} after its epoch was to end. "
+            "Its epoch is aborted and replayed. Call event.ack() for each record, without waiting "
+            "for later ones, which come only in the next epoch."
+        )
 
     def _too_slow(self) -> Exception:
         return TimeoutError(
@@ -213,6 +254,32 @@ class Failures:
             "Its epoch is aborted and replayed, and what it sent is dropped. Raise the setting "
             "for slow agents, or make the agent faster."
         )
+
+    def abandoned(self, stream: Stream) -> None:
+        """Deal with records whose reader ended before it had finished them.
+
+        They are not acknowledged: the attempt is aborted, and they come again, to the reader's
+        successor or at the next start. Nothing is left to be done once the epochs have stopped.
+        """
+        if not self.runtime.is_worker or self.runtime.epochs.stopped.is_set():
+            return
+        event = cast("RecordEvent | None", stream.current_event)
+        at: dict[str, Any] = {}
+        if event is not None:
+            at = {
+                "topic": event.batch.partition.topic,
+                "partition": event.batch.partition.number,
+                "offset": event.offset,
+            }
+        log.warning(
+            LogEvent.EPOCH_ABORTED,
+            agent=stream.reader,
+            **at,
+            error="a reader failed or was cancelled while it processed a record",
+            meaning="nothing of the epoch is committed; the record is processed again",
+        )
+        stamp = self.runtime.gate.stamp
+        self.runtime.epochs.post(ev.RecordFailed(stamp, 0.0, None))
 
     def seal_failed(self, error: RecordError) -> None:
         """Deal with changes that cannot be sealed; no single record is known to be to blame.
@@ -242,14 +309,16 @@ class Failures:
         self.watched = seen
 
     def _working(self) -> list[tuple[Stream, RecordEvent]]:
-        """Return the streams of agents that are processing a record at this moment."""
+        """Return the streams that are processing a record at this moment."""
         working: list[tuple[Stream, RecordEvent]] = []
-        for agent in cast("Any", self.runtime.app).agents.values():
-            for aref in agent.live_actors():
-                for stream in aref.stream.get_root_stream().chain():
-                    event = stream.current_event
-                    if event is not None and not event.acked:
-                        working.append((stream, event))
+        for cursor in self.runtime.gate.cursors:
+            for stream in cursor.readers:
+                event = cast("RecordEvent | None", stream.current_event)
+                # A ghost of an aborted attempt may work on; what it waits for holds nobody up.
+                if event is None or not event.live or event.batch.stamp is not cursor.gate.stamp:
+                    continue
+                if (event.batch.partition, event.offset) not in cursor.unacknowledged:
+                    working.append((stream, event))
         return working
 
     def client_failed(self, error: BaseException) -> None:

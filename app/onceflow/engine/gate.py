@@ -16,7 +16,7 @@ import asyncio
 from bisect import bisect_left
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from onceflow.errors import invariant
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
     from onceflow.engine.records import Batch, RecordEvent
+    from onceflow.engine.stream import Stream
     from onceflow.ids import Partition, Stamp
 
 _NO_BOUND = 2**63 - 1
@@ -97,6 +98,9 @@ class Cursor:
         taken: per partition the offset after the last record that a taker handed out; what others
             hold below it belongs to the same epoch.
         owner: name of the agent that reads, for its ``on_error`` policy; "" for other streams.
+        readers: streams that iterate through it at this moment.
+        unacknowledged: records of ``noack()`` streams whose reader went on without finishing them,
+            by partition and offset, in the order in which they were handed out.
     """
 
     __slots__ = (
@@ -111,7 +115,9 @@ class Cursor:
         "in_progress",
         "index",
         "owner",
+        "readers",
         "taken",
+        "unacknowledged",
         "waiters",
     )
 
@@ -129,6 +135,8 @@ class Cursor:
         self.taken: dict[Partition, int] = {}
         self.begun: dict[Batch, int] = {}
         self.owner = ""
+        self.readers: list[Stream] = []
+        self.unacknowledged: dict[tuple[Partition, int], RecordEvent] = {}
 
     def push(self, batch: Batch) -> None:
         """Append a batch and wake one reader."""
@@ -265,6 +273,8 @@ class Cursor:
         if not event.live:
             return False
         event.live = False
+        if self.unacknowledged:
+            self.unacknowledged.pop((event.batch.partition, event.offset), None)
         if event.batch.stamp is self.gate.stamp:
             self.in_progress -= 1
             self.gate.progressed()
@@ -274,6 +284,7 @@ class Cursor:
         """Forget everything read: the attempt is aborted, `start` gives new positions."""
         begun = {b.partition for b in self.unfinished()} | {h.partition for h in self.holdings}
         self.forget(frozenset(self.done) | begun)
+        self.unacknowledged.clear()
         self.in_progress = 0
 
     def forget(self, partitions: frozenset[Partition]) -> None:
@@ -299,6 +310,20 @@ class Cursor:
         return [*([self.batch] if self.batch is not None else []), *self.batches]
 
 
+class Waited(NamedTuple):
+    """What the closing gate waits for at one subscription.
+
+    Fields:
+        owner: the agent that reads, "" for other streams.
+        in_progress: records handed out and not finished, of all partitions.
+        behind: per partition that is not read far enough: where it is read, and how far it must be.
+    """
+
+    owner: str
+    in_progress: int
+    behind: dict[Partition, tuple[int | None, int]]
+
+
 class Gate:
     """Opens and closes all cursors together.
 
@@ -306,6 +331,8 @@ class Gate:
         asked: topics of which a record in progress waits for an answer, with the number of such
             records. They flow until it came, also while the gate closes.
         closed: read by streams before every record.
+        left: positions of subscriptions that ended since the gate was opened: what they read is in
+            this epoch, although nobody reads on.
         limits: while closed, per partition the position that every reader has to reach.
         stamp: the present (assignment, attempt); a batch with another one is dropped.
         targets: positions that the epoch must reach before it ends (records tried alone).
@@ -318,6 +345,7 @@ class Gate:
         "asked",
         "closed",
         "cursors",
+        "left",
         "limits",
         "only",
         "stamp",
@@ -327,6 +355,7 @@ class Gate:
     def __init__(self, stamp: Stamp) -> None:
         self.closed = True
         self.asked: dict[str, int] = {}
+        self.left: dict[Partition, int] = {}
         self.limits: dict[Partition, int] = {}
         self.targets: dict[Partition, int] = {}
         self.only: frozenset[Partition] | None = None
@@ -354,9 +383,13 @@ class Gate:
         self.cursors.append(cursor)
 
     def discard(self, cursor: Cursor) -> None:
-        """Forget a cursor whose subscription ended."""
+        """Forget a cursor whose subscription ended; how far it read belongs to this epoch."""
         if cursor in self.cursors:
             self.cursors.remove(cursor)
+            for partition in cursor.done:
+                position = cursor.position(partition)
+                if position is not None:
+                    self.left[partition] = max(self.left.get(partition, 0), position)
             self.progressed()
 
     def close(self, partitions: Iterable[Partition]) -> None:
@@ -377,6 +410,8 @@ class Gate:
         positions = {c: c.position(partition) for c in self.cursors}
         # What a taker handed out is read up to its end by all, so that nothing is left below.
         reached = [max(p, c.taken.get(partition, p)) for c, p in positions.items() if p is not None]
+        if partition in self.left:
+            reached.append(self.left[partition])
         if reached:
             bound = _NO_BOUND if partition.topic in self.asked else 0
             self.limits[partition] = max(*reached, self.targets.get(partition, 0), bound)
@@ -419,6 +454,7 @@ class Gate:
     def open(self) -> None:
         """Let all readers go on."""
         self.limits = {}
+        self.left = {}
         self.closed = False
         self.opened.set()
         for cursor in self.cursors:
@@ -437,6 +473,27 @@ class Gate:
             if any(cursor.is_behind(partition, limit) for partition, limit in self.limits.items()):
                 return False
         return True
+
+    def waited_for(self) -> list[Waited]:
+        """Return what keeps the closing gate from being drained, for who has to know."""
+        found: list[Waited] = []
+        for cursor in self.cursors:
+            behind = {
+                partition: (cursor.position(partition), limit)
+                for partition, limit in self.limits.items()
+                if cursor.is_behind(partition, limit)
+            }
+            if cursor.in_progress or behind:
+                found.append(Waited(cursor.owner, cursor.in_progress, behind))
+        return found
+
+    def unacknowledged(self) -> tuple[Cursor, RecordEvent] | None:
+        """Return a record of this attempt that was handed out and left unfinished, the oldest."""
+        for cursor in self.cursors:
+            for event in cursor.unacknowledged.values():
+                if event.batch.stamp is self.stamp:
+                    return cursor, event
+        return None
 
     def admitted(self, batch: Batch) -> int:
         """Return the index behind the last record of ``batch`` that the closing gate admits."""

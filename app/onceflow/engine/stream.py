@@ -24,6 +24,7 @@ from mode.utils.times import want_seconds
 from onceflow.columns.batch import RecordBatch
 from onceflow.columns.schema import schema_from_annotations
 from onceflow.engine.failures import Blamed
+from onceflow.engine.leaving import Acks, await_acknowledgement, settle
 from onceflow.engine.records import FILTERED, RecordEvent, RecordRef, current_event_ref
 from onceflow.engine.runtime import runtime_of
 from onceflow.engine.taking import Taker
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from onceflow.engine.conductor import Conductor
     from onceflow.engine.gate import Cursor
+    from onceflow.engine.leaving import Reader
     from onceflow.engine.records import Batch
 
 RECORDS_PER_TURN = 256
@@ -63,6 +65,7 @@ class Stream(faust.Stream):
         reader: name of the agent that iterates the stream or one derived from it, for its
             ``on_error``; "" for streams of tasks.
         handed_out: the records of the batch or list that the agent holds, if it takes several.
+        reading: the task that iterates the stream.
     """
 
     restarted_by_agent = False
@@ -72,6 +75,15 @@ class Stream(faust.Stream):
         super().__init__(*args, **options)
         self.subscriptions: dict[str, Any] = {}
         self.handed_out: Blamed | None = None
+        self.reading: Reader | None = None
+
+    def clone(self, **options: Any) -> StreamT:
+        """Return a stream like this one, read by the same agent or task."""
+        made = cast("Stream", super().clone(**options))
+        made.subscriptions = self.subscriptions
+        made.restarted_by_agent = self.restarted_by_agent
+        made.reader = self.reader
+        return made
 
     def __aiter__(self) -> AsyncIterator[Any]:
         if not isinstance(self.channel, Topic):
@@ -95,13 +107,21 @@ class Stream(faust.Stream):
 
     async def _begin(self) -> bool:
         self._finalized = True
+        self.reading = asyncio.current_task()
         if isinstance(self.channel, Topic):
             self.channel.cursor.owner = self.reader
+            self.channel.cursor.readers.append(self)
             if not self.restarted_by_agent:
                 self.app.topics.add(self.channel)
         return bool(await self.maybe_start())
 
+    @property
+    def _acks(self) -> Acks:
+        return Acks.OF_STREAM if self.enable_acks else Acks.OF_READER
+
     async def _end(self, channel: Topic, *, started_here: bool) -> None:
+        if self in channel.cursor.readers:
+            channel.cursor.readers.remove(self)
         self._channel_stop_iteration(channel)
         if not self.restarted_by_agent:
             cast("Conductor", self.app.topics).leave(channel)
@@ -111,7 +131,7 @@ class Stream(faust.Stream):
 
     # -- one record at a time --
 
-    async def _records(self, channel: Topic) -> AsyncGenerator[Any, None]:  # noqa: C901, PLR0915
+    async def _records(self, channel: Topic) -> AsyncGenerator[Any, None]:  # noqa: C901, PLR0912, PLR0915
         # The hot loop of ordinary agents. The branches are spelled out here, because a call or a
         # nested generator per record costs more than the work itself.
         cursor = channel.cursor
@@ -154,9 +174,11 @@ class Stream(faust.Stream):
                         yield value
                     if stamp is not gate.stamp:
                         await self._after_abort()
-                    elif self.enable_acks:
+                    elif self.enable_acks or value is FILTERED:
                         event.live = False
                         cursor.in_progress -= 1
+                    else:
+                        await_acknowledgement(event)
                     if not index % RECORDS_PER_TURN:
                         await asyncio.sleep(0)
                 self.current_event = None
@@ -165,7 +187,7 @@ class Stream(faust.Stream):
         except StopAsyncIteration:
             return
         finally:
-            self._settle(event)
+            settle(self, [event] if event is not None else [], self._acks)
             await self._end(channel, started_here=started_here)
 
     async def processed(self, value: Any) -> Any:
@@ -178,11 +200,6 @@ class Stream(faust.Stream):
         except Skip:
             return FILTERED
         return value
-
-    def _settle(self, event: RecordEvent | None) -> None:
-        """Finish the record of an iteration that the agent left on purpose (``break``)."""
-        if event is not None and event.live and self.enable_acks:
-            event.channel.cursor.acknowledge(event)
 
     # -- whole batches --
 
@@ -224,7 +241,7 @@ class Stream(faust.Stream):
         except StopAsyncIteration:
             return
         finally:
-            self._settle(event)
+            settle(self, [event] if event is not None else [], self._acks)
             await self._end(channel, started_here=started_here)
 
     def _columns(self, batch: Batch, start: int, stop: int) -> RecordBatch:
@@ -280,6 +297,7 @@ class Stream(faust.Stream):
         if event.batch.stamp is not cursor.gate.stamp:
             await self._after_abort()
             return
+        self.handed_out = None
         event.live = False
         cursor.in_progress -= claimed
         cursor.gate.progressed()
@@ -330,11 +348,11 @@ class Stream(faust.Stream):
 
     async def noack_take(self, max_: int, within: Any) -> AsyncGenerator[Sequence[Any], None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Yield lists of events that the agent finishes itself with ``event.ack()``."""
-        async for events in self._lists(max_, within, finish=False):
+        async for events in self._lists(max_, within, Acks.OF_READER):
             yield events
 
     async def _lists(
-        self, most: int, within: Any, *, finish: bool = True
+        self, most: int, within: Any, acks: Acks = Acks.OF_STREAM
     ) -> AsyncGenerator[list[RecordEvent], None]:
         channel = self.channel
         if not isinstance(channel, Topic):
@@ -356,13 +374,15 @@ class Stream(faust.Stream):
                 yield events
                 if stamp is not channel.cursor.gate.stamp:
                     await self._after_abort()
-                elif finish:
+                elif acks is Acks.OF_STREAM:
                     taker.finish(events)
+                else:
+                    taker.leave(events)
+                self.handed_out = None
         except StopAsyncIteration:
             return
         finally:
-            if finish:
-                taker.finish(handed_out)
+            settle(self, handed_out, acks)
             await self._end(channel, started_here=started_here)
 
     # -- repartitioning --

@@ -12,6 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from onceflow.engine.gate import Holding
+from onceflow.engine.leaving import await_acknowledgement
 from onceflow.engine.records import FILTERED, RecordEvent, RecordRef, current_event_ref
 from onceflow.engine.runtime import runtime_of
 
@@ -65,6 +66,11 @@ class Taker:
         """Finish the records of a list."""
         for event in events:
             self.cursor.acknowledge(event)
+
+    def leave(self, events: list[RecordEvent]) -> None:
+        """Note that the reader went on; it finishes the records of the list itself."""
+        for event in events:
+            await_acknowledgement(event)
 
     def _forget_ghosts(self) -> None:
         """Drop what the cursor has dropped; partitions that stay ours keep their lists."""
@@ -150,6 +156,8 @@ class Taker:
         taken = self.cursor.taken
         taken[partition] = max(taken.get(partition, 0), last.run.offsets[index] + 1)
         self.cursor.in_progress += len(due)
+        # A record of this list that fails is to blame by itself: the list is not handed out yet.
+        self.stream.handed_out = None
         events: list[RecordEvent] = []
         for batch, index in due:
             event = await self._event(batch, index)

@@ -75,6 +75,14 @@ def test_retries_back_off_within_a_bound_and_end_in_the_dead_letter_topic():
     assert plan(failures, 7, 7) == TryAlone(P, 1)
 
 
+def test_what_fails_in_a_task_without_a_name_is_not_ended_for_agents():
+    failures = policy()
+    for _ in range(OPTIONS.retries_max + 1):
+        failures.record_failed(failure(7, agent=""))
+    assert failures.ending(P, Offset(7), "") is Ending.DEAD_LETTER
+    assert failures.ending(P, Offset(7), "agent") is None
+
+
 def test_each_failed_attempt_is_noted_anew():
     failures = policy()
     failures.record_failed(failure(7))
