@@ -143,6 +143,17 @@ class Agent(faust.Agent):
             for tp in aref.active_partitions or ():
                 self._actor_by_partition[tp] = replacement
 
+    async def restart(self) -> None:
+        """Start fresh actors on the same subscriptions; returns when they read.
+
+        What is not committed is processed again, the records in progress with it.
+        """
+        runtime = runtime_of(self.app)
+        if isinstance(self.channel, Topic) and runtime.is_worker:
+            await runtime.epochs.replay()
+        else:
+            await super().restart()
+
     async def _end_actors(self, actors: list[asyncio.Task[Any]]) -> None:
         """Cancel actors until they end: user code, and ``asyncio.wait_for``, may swallow one.
 

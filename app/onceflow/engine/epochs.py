@@ -230,6 +230,13 @@ class Epochs:
         """Wait until the epoch that is ending has ended (or was found empty)."""
         await self._settled.wait()
 
+    async def replay(self) -> None:
+        """Abort the open attempt, so that fresh actors read again what is not committed."""
+        while not self.is_open:
+            await self.runtime.gate.opened.wait()
+        self.post(ev.RecordFailed(self.machine.stamp))
+        await self._settled.wait()
+
     @property
     def is_open(self) -> bool:
         """Whether records are being processed."""
@@ -293,6 +300,7 @@ class Epochs:
 
     async def _wait_drained(self) -> None:
         bound_s = self.runtime.settings.record_bound_s
+        self.runtime.failures.draining()
         try:
             await asyncio.wait_for(self.runtime.gate.wait_drained(), bound_s)
         except TimeoutError:

@@ -74,6 +74,7 @@ class Failures:
 
     Fields:
         watched: per stream the record that it was working on when the watch last looked.
+        at_closing: records that were being processed when the gate closed last and was not drained.
         seals_failed: seals that failed in a row; 0 again after a commit.
         errors: the last error text and stack per blamed record, for its dead letter.
     """
@@ -81,6 +82,7 @@ class Failures:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.watched: dict[int, _Watched] = {}
+        self.at_closing: list[RecordEvent] = []
         self.errors: dict[tuple[Partition, int], str] = {}
         self.seals_failed = 0
         self._policy: FailurePolicy | None = None
@@ -197,6 +199,10 @@ class Failures:
     def _remember(self, partition: Partition, offset: int, error: BaseException) -> None:
         self.errors[partition, offset] = "".join(traceback.format_exception(error))
 
+    def draining(self) -> None:
+        """Note which records the closing gate waits for."""
+        self.at_closing = [event for _, event in self._working()]
+
     def overdue(self, commit_epoch: CommitEpoch) -> None:
         """Deal with a drain that took longer than the record bound.
 
@@ -207,7 +213,10 @@ class Failures:
         long_ago_s = time.monotonic() - self.runtime.settings.record_bound_s + WATCH_S
         for stream, event in self._working():
             watched = self.watched.get(id(stream))
-            if watched is not None and watched.event is event and watched.since_s <= long_ago_s:
+            watched_long = (
+                watched is not None and watched.event is event and watched.since_s <= long_ago_s
+            )
+            if watched_long or any(event is each for each in self.at_closing):
                 self._blame(stream, self._too_slow(), FailureKind.TOO_SLOW)
                 return
         unacknowledged = self.runtime.gate.unacknowledged()
