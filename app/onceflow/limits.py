@@ -224,6 +224,10 @@ RETRY_BACKOFF_S_MAX = 5.0
 DEAD_LETTER_HEADER_BYTES_MAX = 8_000
 """The stack in a dead letter's header: its end, where the error is. Kafka's records are bounded."""
 
+CLOSING_S_MAX = 1.0
+"""How long the end of an epoch goes on telling windows to ``on_window_close``; the others are told
+by the next ones. No record is processed meanwhile, and a revoked partition waits up to 5 s."""
+
 EXPIRED_ROWS_PER_EPOCH = 2_000
 """Expired windows deleted per partition and epoch: about 4 ms of work, 20,000 a second and
 partition at the default interval, more than windows can be made at in the long run."""

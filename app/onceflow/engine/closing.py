@@ -8,19 +8,24 @@ with what the late record wrote, at the end of the same epoch.
 The callback runs as the agent of a record would: its sends and table writes belong to the epoch. If
 it raises or takes too long there is no record to blame, so the worker stops (or, with
 ``on_error="skip"``, the window is deleted all the same and the failure is logged).
+
+Callbacks may be slow, and nothing is processed while they run. So an epoch tells windows for a
+bounded time, the oldest first; the others stay and are told at the ends of the next epochs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from onceflow.engine.records import Batch, RecordEvent, RecordRef, current_event_ref
 from onceflow.engine.table_partition import ABSENT
-from onceflow.errors import ProcessingError
+from onceflow.errors import ProcessingError, StaleAttempt
 from onceflow.ids import TaskId
 from onceflow.kafka.records import Run
+from onceflow.limits import CLOSING_S_MAX
 from onceflow.observe.events import LogEvent
 from onceflow.observe.logs import get_logger
 from onceflow.settings import OnError
@@ -40,16 +45,49 @@ async def close_windows(runtime: Runtime, tables: Iterable[Table]) -> None:
 
     Raises:
         ProcessingError: a callback failed; the worker stops and nothing of the epoch is committed.
+        StaleAttempt: the epoch was aborted meanwhile, and a callback ran on all the same.
     """
+    telling = _Telling(runtime)
     for table in tables:
         if not table.expires:
             continue
-        for part in table.parts.values():
+        for part in list(table.parts.values()):
             if part.is_dirty:
-                await _close_part(runtime, table, part)
+                await _close_part(runtime, table, part, telling)
 
 
-async def _close_part(runtime: Runtime, table: Table, part: TablePartition) -> None:
+class _Telling:
+    """The time in which windows are told to callbacks in one epoch.
+
+    Fields:
+        told: how many were; the first is told in any case, so that each epoch closes some.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.stamp = runtime.gate.stamp
+        self.until_s = time.monotonic() + CLOSING_S_MAX
+        self.told = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the other windows have to wait."""
+        return self.told > 0 and time.monotonic() > self.until_s
+
+    async def tell(self, table: Table, key: Any, value: Any) -> None:
+        """Tell one window."""
+        self.told += 1
+        await _tell(self.runtime, table, key, value)
+        if self.runtime.gate.stamp is not self.stamp:
+            raise StaleAttempt(
+                f"The attempt whose windows of {table.name} were being closed was aborted; they "
+                "are closed again at the end of the next one. Nothing to do."
+            )
+
+
+async def _close_part(
+    runtime: Runtime, table: Table, part: TablePartition, telling: _Telling
+) -> None:
     if part.stream_time == float("-inf"):
         return
     horizon = table.horizon(part)
@@ -68,7 +106,13 @@ async def _close_part(runtime: Runtime, table: Table, part: TablePartition) -> N
         over.sort(key=lambda row: row[0])
         with _record_of(runtime, table, part):
             for store_key, value in over:
-                await _tell(runtime, table, part.codec.key_of(store_key), value)
+                if telling.is_over:
+                    part.expiry.stop_at(store_key)
+                    stored = [row for row in stored if row[0] < store_key]
+                    untouched = [row for row in untouched if row[0] < store_key]
+                    late = {key: cell for key, cell in late.items() if key < store_key}
+                    break
+                await telling.tell(table, part.codec.key_of(store_key), value)
     for cell in late.values():
         part.delete(cell)
     part.expired.keys = [key for key, _ in untouched]

@@ -28,6 +28,7 @@ from onceflow.errors import (
     OutcomeUnknown,
     RecordError,
     SerializationError,
+    StaleAttempt,
     TransactionAborted,
     Unreachable,
 )
@@ -50,6 +51,9 @@ log = get_logger(__name__)
 
 _OPEN_SHARE_MIN = 0.25
 """Least share of the commit interval in which the gate is open."""
+
+_CANCEL_S = 0.5
+"""How long callbacks of an aborted epoch get to end when they are cancelled."""
 
 
 class Epochs:
@@ -76,6 +80,7 @@ class Epochs:
         self._revoked: asyncio.Event = asyncio.Event()
         self._takeover: TakeoverDriver | None = None
         self._drain: asyncio.Task[None] | None = None
+        self._sealing: asyncio.Task[None] | None = None
         self._opening: asyncio.TimerHandle | None = None
         self._jobs: set[asyncio.Task[Any]] = set()
         self._transaction_steps: list[fx.EpochEffect] = []
@@ -327,12 +332,30 @@ class Epochs:
 
     # -- the end of an epoch --
 
-    async def _seal(self, effect: fx.Seal) -> None:
+    def _seal(self, effect: fx.Seal) -> Coroutine[Any, Any, None] | None:
+        """Seal at once; beside the events where callbacks run, so that a revoke ends the wait."""
+        if not self.work.tells_windows():
+            return self._sealed(effect)
+        self._sealing = asyncio.ensure_future(self._sealed(effect))
+        self._jobs.add(self._sealing)
+        self._sealing.add_done_callback(self._job_done)
+        return None
+
+    async def _cancel_seal(self) -> None:
+        """End callbacks of an epoch that is aborted; one that runs on all the same is a ghost."""
+        sealing, self._sealing = self._sealing, None
+        if sealing is not None and not sealing.done():
+            sealing.cancel()
+            await asyncio.wait({sealing}, timeout=_CANCEL_S)
+
+    async def _sealed(self, effect: fx.Seal) -> None:
         started_s = time.monotonic()
         self._phases["process"] = started_s - self.opened_s
         self.runtime.crash(CrashPoint.BEFORE_PRODUCE)
         try:
             await self.work.seal()
+        except StaleAttempt:
+            return
         except RecordError as error:
             self.runtime.failures.seal_failed(error)
             self.post(ev.SendFailed(effect.commit_epoch, ev.SendFailure.ABORTABLE))
@@ -444,6 +467,7 @@ class Epochs:
             self.runtime.sender.unknown()
         self._cancel_drain()
         self._close_pending_opening()
+        await self._cancel_seal()
         await self.work.drop_attempt(effect.stamp)
 
     def _rewind(self, effect: fx.Rewind) -> None:

@@ -89,6 +89,12 @@ class Expiry:
         self._found_up_to = rows[-1][0] + b"\x00" if self.backlog else horizon
         return rows
 
+    def stop_at(self, store_key: bytes) -> None:
+        """Leave what was found from this key on for the next epoch."""
+        self._found_up_to = store_key
+        self.floor = min(self.floor, store_key)
+        self.backlog = True
+
     def settle(self) -> None:
         """Take note that what was found is deleted."""
         self.floor = max(self.floor, self._found_up_to)

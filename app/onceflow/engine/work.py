@@ -55,6 +55,10 @@ class EpochWork:
             s.is_dirty() for s in self.runtime.sources()
         )
 
+    def tells_windows(self) -> bool:
+        """Return whether a seal may wait for the app's own callbacks."""
+        return any(table.expires and table.closes_windows() for table in self.runtime.tables())
+
     async def seal(self) -> None:
         """Close expired windows, then produce changelogs and per-commit outputs."""
         await close_windows(self.runtime, self.runtime.tables())
