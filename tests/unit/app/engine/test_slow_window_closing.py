@@ -27,7 +27,7 @@ def open_windows(tmp_path, **options):
     told = []
     app = make_app()
     table = app.Table("counts", default=int, on_window_close=lambda k, v: told.append((k, v)))
-    counts = table.tumbling(10, expires=10)
+    counts = table.tumbling(10, expires=30)
     return TableDriver(app, tmp_path, **options).open(), counts, told
 
 
