@@ -312,6 +312,13 @@ class FailurePolicy:
                 return options.ending if known > options.retries_max else None
         return None
 
+    def tried(self, partition: Partition, offset: Offset) -> int | None:
+        """How often a record failed alone, by the agent that failed most; None: not suspect."""
+        for suspect in self._suspects.get(partition, ()):
+            if suspect.offset <= offset < suspect.end_offset:
+                return max(suspect.attempts.values(), default=0)
+        return None
+
     def plan(
         self, committed: Mapping[Partition, Offset], in_hand: Mapping[Partition, Offset]
     ) -> Plan | None:

@@ -22,7 +22,7 @@ from onceflow.engine.global_tables import GlobalReads
 from onceflow.engine.runtime import Runtime, runtime_of
 from onceflow.errors import OnceflowError
 from onceflow.observe.events import LogEvent
-from onceflow.observe.health import Heartbeat, WorkerState
+from onceflow.observe.health import Heartbeat
 from onceflow.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Consumer(FaustConsumer):
     async def wait_empty(self) -> None:
         """Drain, commit and release everything: Faust calls it when the app stops."""
         if self.runtime.is_worker:
-            self.runtime.health.worker(WorkerState.STOPPING)
+            self.runtime.stopping()
             await self.runtime.epochs.stop(_STOP_BOUND_S)
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002 - Faust's signature

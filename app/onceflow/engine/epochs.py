@@ -20,6 +20,7 @@ from onceflow.decisions.crash_points import CrashPoint
 from onceflow.decisions.epoch_positions import EpochKind
 from onceflow.decisions.marker import Handover
 from onceflow.engine.takeover import TakeoverDriver
+from onceflow.engine.unassigned import UnassignedSends
 from onceflow.engine.work import EpochWork
 from onceflow.errors import (
     DataAtRisk,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from onceflow.engine.runtime import Runtime
     from onceflow.ids import Incarnation, Offset, Partition
     from onceflow.kafka.poll import Assignment
-    from onceflow.kafka.producer import EndResult, TransactionalProducer
+    from onceflow.kafka.producer import EndResult
 
 log = get_logger(__name__)
 
@@ -78,6 +79,7 @@ class Epochs:
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._revoked: asyncio.Event = asyncio.Event()
+        self._unassigned = UnassignedSends(runtime, self.wake)
         self._takeover: TakeoverDriver | None = None
         self._drain: asyncio.Task[None] | None = None
         self._sealing: asyncio.Task[None] | None = None
@@ -85,6 +87,8 @@ class Epochs:
         self._jobs: set[asyncio.Task[Any]] = set()
         self._transaction_steps: list[fx.EpochEffect] = []
         self._closed_at_s = 0.0
+        self._fenced = False
+        self._end_counted = False
         self._phases: dict[str, float] = {}
         self._loop_task: asyncio.Task[None] | None = None
         self._perform: dict[type[Any], Callable[[Any], Any]] = {
@@ -127,8 +131,8 @@ class Epochs:
             while not self.stopped.is_set():
                 while self._events:
                     await self._take(self._events.popleft())
-                if self.machine.state is EpochState.UNASSIGNED and self.runtime.sender.waiting:
-                    await self._send_unassigned()
+                if self.machine.state is EpochState.UNASSIGNED and self._unassigned.is_due:
+                    await self._unassigned.commit_waiting()
                     continue
                 self._wake.clear()
                 await self._wake.wait()
@@ -142,31 +146,6 @@ class Epochs:
             done = self._perform[type(effect)](effect)
             if done is not None:
                 await done
-
-    async def _send_unassigned(self) -> None:
-        """Commit sends of timers and tasks while no partition is ours.
-
-        There are no offsets to commit with them, so this transaction is outside of the protocol;
-        it runs between events, so that no epoch can begin beside it.
-        """
-        transaction, sender = self.runtime.clients.transaction, self.runtime.sender
-        transaction.begin()
-        sender.begin(transaction)
-        sender.close()
-        result = await self.runtime.clients.transaction_thread.run(
-            _flush_and_commit, transaction, timeout_s=FLUSH_S_MAX + COMMIT_S_MAX
-        )
-        if result.outcome is EndOutcome.COMMITTED:
-            sender.committed()
-        elif result.outcome is EndOutcome.UNKNOWN or result.outcome is EndOutcome.FENCED:
-            sender.unknown()
-        else:
-            await self.runtime.clients.transaction_thread.run(
-                transaction.abort_transaction, COMMIT_S_MAX, timeout_s=COMMIT_S_MAX * 2
-            )
-            sender.aborted()
-        if result.outcome is not EndOutcome.COMMITTED or result.spent:
-            await self.runtime.clients.replace_producer()
 
     def wake(self) -> None:
         """Let a send be looked at that waits for a transaction."""
@@ -262,6 +241,8 @@ class Epochs:
     # -- the gate --
 
     def _begin_transaction(self, effect: fx.BeginTransaction) -> None:
+        self._count_end(TransactionOutcome.FENCED if self._fenced else None)
+        self._end_counted = self._fenced = False
         self.runtime.clients.take_turns()
         self.runtime.clients.transaction.begin()
         self.runtime.metrics.transaction_begun()
@@ -365,6 +346,8 @@ class Epochs:
             return
         except (Fenced, OutcomeUnknown) as error:
             # Only the markers tell whether somebody else took over; the producer is of no use.
+            if isinstance(error, Fenced):
+                self.fenced(error)
             log.warning(LogEvent.EPOCH_ABORTED, error=str(error), kind=ev.SendFailure.FATAL.value)
             self.post(ev.SendFailed(effect.commit_epoch, ev.SendFailure.FATAL))
             return
@@ -372,6 +355,28 @@ class Epochs:
         self.runtime.crash(CrashPoint.AFTER_PRODUCE)
         self._phases["prepare"] = time.monotonic() - started_s
         self.post(ev.Sealed(effect.commit_epoch))
+
+    def fenced(self, error: BaseException) -> None:
+        """Note that somebody took over the id of the open transaction; markers tell who."""
+        self._fenced = True
+        log.warning(
+            LogEvent.FENCED,
+            commit_epoch=self.machine.commit_epoch,
+            error=str(error),
+            meaning="another process may own these partitions, or the broker gave this producer "
+            "up; what was committed is read from Kafka before anything else happens",
+        )
+
+    def _count_end(self, outcome: TransactionOutcome | None) -> None:
+        """Count the end of a transaction, once."""
+        if outcome is not None and not self._end_counted:
+            self._end_counted = True
+            self.work.committed(outcome, self._phases)
+            self._phases.clear()
+
+    @property
+    def _aborted_how(self) -> TransactionOutcome:
+        return TransactionOutcome.FENCED if self._fenced else TransactionOutcome.ABORTED
 
     def _commit_transaction(self, effect: fx.CommitTransaction) -> None:
         steps = list(self._transaction_steps)
@@ -415,7 +420,7 @@ class Epochs:
             transaction.flush(FLUSH_S_MAX)
             crash(CrashPoint.AFTER_FLUSH)
         except OnceflowError as error:
-            return _send_failed(effect, error)
+            return self._send_failed(effect, error)
         self._phases["flush"] = time.monotonic() - started_s
         if offsets is not None:
             try:
@@ -428,13 +433,39 @@ class Epochs:
             except TransactionAborted:
                 return ev.OffsetsRefused(effect.commit_epoch)
             except OnceflowError as error:
-                return _send_failed(effect, error)
+                return self._send_failed(effect, error)
         crash(CrashPoint.BEFORE_COMMIT)
         started_s = time.monotonic()
         result = transaction.commit_transaction(COMMIT_S_MAX)
         crash(CrashPoint.AFTER_COMMIT)
         self._phases["commit"] = time.monotonic() - started_s
+        self._tell_end(effect, result)
         return ev.TransactionEnded(effect.commit_epoch, _outcome(result), result.spent)
+
+    def _tell_end(self, effect: fx.CommitTransaction, result: EndResult) -> None:
+        """Log an end that leaves open what became of the transaction."""
+        if result.outcome is EndOutcome.FENCED:
+            self.fenced(result.error or Fenced("the producer was fenced at its commit"))
+        elif result.outcome is EndOutcome.UNKNOWN:
+            log.warning(
+                LogEvent.OUTCOME_UNKNOWN,
+                commit_epoch=effect.commit_epoch,
+                elapsed_s=result.elapsed_s,
+                error=str(result.error),
+                meaning="the answer to a commit was lost; the producer is replaced and the "
+                "markers tell whether it was committed",
+            )
+
+    def _send_failed(self, effect: fx.CommitTransaction, error: OnceflowError) -> ev.SendFailed:
+        kind = (
+            ev.SendFailure.ABORTABLE
+            if isinstance(error, (TransactionAborted, SerializationError))
+            else ev.SendFailure.FATAL
+        )
+        if isinstance(error, Fenced):
+            self.fenced(error)
+        log.warning(LogEvent.EPOCH_ABORTED, error=str(error), kind=kind.value)
+        return ev.SendFailed(effect.commit_epoch, kind)
 
     def _abort_transaction(self, effect: fx.AbortTransaction) -> None:
         self._spawn(self._abort(effect))
@@ -445,7 +476,9 @@ class Epochs:
             COMMIT_S_MAX,
             timeout_s=COMMIT_S_MAX * 2,
         )
-        self.work.committed(TransactionOutcome.ABORTED, self._phases)
+        if result.outcome is EndOutcome.FENCED:
+            self.fenced(result.error or Fenced("the producer was fenced at its abort"))
+        self._count_end(self._aborted_how)
         self.post(
             ev.Aborted(
                 effect.commit_epoch, result.spent or result.outcome is not EndOutcome.ABORTED
@@ -456,8 +489,7 @@ class Epochs:
         self.runtime.crash(CrashPoint.BEFORE_APPLY)
         self.work.apply(effect.partitions)
         self.runtime.crash(CrashPoint.AFTER_APPLY)
-        self.work.committed(TransactionOutcome.COMMITTED, self._phases)
-        self._phases.clear()
+        self._count_end(TransactionOutcome.COMMITTED)
         self.post(ev.Applied(effect.commit_epoch))
 
     # -- aborts, rewinds, leaving partitions --
@@ -468,6 +500,7 @@ class Epochs:
         self._cancel_drain()
         self._close_pending_opening()
         await self._cancel_seal()
+        self._count_end(self._aborted_how)
         await self.work.drop_attempt(effect.stamp)
 
     def _rewind(self, effect: fx.Rewind) -> None:
@@ -534,24 +567,9 @@ class Epochs:
         self.runtime.fail(error)
 
 
-def _flush_and_commit(transaction: TransactionalProducer) -> EndResult:
-    transaction.flush(FLUSH_S_MAX)
-    return transaction.commit_transaction(COMMIT_S_MAX)
-
-
 def _outcome(result: EndResult) -> ev.Outcome:
     if result.outcome is EndOutcome.COMMITTED:
         return ev.Outcome.COMMITTED
     if result.outcome in {EndOutcome.ABORTABLE, EndOutcome.ABORTED}:
         return ev.Outcome.NOT_COMMITTED
     return ev.Outcome.UNKNOWN
-
-
-def _send_failed(effect: fx.CommitTransaction, error: OnceflowError) -> ev.SendFailed:
-    kind = (
-        ev.SendFailure.ABORTABLE
-        if isinstance(error, (TransactionAborted, SerializationError))
-        else ev.SendFailure.FATAL
-    )
-    log.warning(LogEvent.EPOCH_ABORTED, error=str(error), kind=kind.value)
-    return ev.SendFailed(effect.commit_epoch, kind)

@@ -145,6 +145,8 @@ class Failures:
                 if isinstance(error, TransactionAborted)
                 else ev.SendFailure.FATAL
             )
+            if isinstance(error, Fenced):
+                self.runtime.epochs.fenced(error)
             self.runtime.epochs.post(ev.SendFailed(self.runtime.epochs.machine.commit_epoch, kind))
             return
         if isinstance(error, _NOT_THE_RECORD):
@@ -346,7 +348,7 @@ class Failures:
         where = {"topic": partition.topic, "partition": partition.number, "offset": offset}
         if ending is Ending.SKIP:
             self.runtime.metrics.dropped(DropReason.SKIPPED)
-            log.warning(LogEvent.RECORD_SKIPPED, agent=agent, **where)
+            log.warning(LogEvent.RECORD_SKIPPED, agent=agent, error=_last_line(error), **where)
             return
         if ending is Ending.STOP:
             stopped = OnceflowError(
@@ -359,7 +361,7 @@ class Failures:
             return
         self._dead_letter(run, index, agent, error)
         self.runtime.metrics.dead_letter(partition.topic)
-        log.error(LogEvent.RECORD_DEAD_LETTERED, agent=agent, **where)
+        log.error(LogEvent.RECORD_DEAD_LETTERED, agent=agent, error=_last_line(error), **where)
 
     def _dead_letter(self, run: Run, index: int, agent: str, error: str) -> None:
         """Send the original bytes with their provenance into the transaction."""
@@ -369,7 +371,7 @@ class Failures:
             ("onceflow-offset", str(run.offsets[index]).encode()),
             ("onceflow-timestamp", str(run.timestamps[index]).encode()),
             ("onceflow-agent", agent.encode()),
-            ("onceflow-error", error.strip().rpartition("\n")[2].encode()[:1000]),
+            ("onceflow-error", _last_line(error).encode()[:1000]),
         ]
         stack = ("onceflow-stack", error.encode()[-DEAD_LETTER_HEADER_BYTES_MAX:])
         original = run.headers[index] if run.headers is not None else None
@@ -384,3 +386,8 @@ class Failures:
             # It would not fit with its provenance: the coordinates lead to the original.
             transaction.produce(topic, None, None, headers=cast("Any", headers))
         self.runtime.sender.note_effect(topic)
+
+
+def _last_line(error: str) -> str:
+    """Return the line of a traceback that names the error."""
+    return error.strip().rpartition("\n")[2]

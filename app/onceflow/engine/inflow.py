@@ -49,6 +49,7 @@ class Inflow:
         lockstep: holds runs back of which another reader has not read the part before.
         incomplete: assigned partitions whose task lacks others still; with KIP-848 an assignment
             arrives in pieces, and a task is claimed as a whole.
+        assigned_s: when the present assignment came; 0 once its records are processed.
         records: records finished since the last commit; a commit by records starts from it.
     """
 
@@ -58,6 +59,7 @@ class Inflow:
         self.isolation = Isolation(runtime)
         self.lockstep = Lockstep(self.dispatch)
         self.incomplete: frozenset[Partition] = frozenset()
+        self.assigned_s = 0.0
         self.records = 0
         self.poll: PollThread | None = None
         self.end_offsets: dict[Partition, int] = {}
@@ -189,9 +191,11 @@ class Inflow:
             partitions=[f"{p.topic}-{p.number}" for p in sorted(assignment.partitions)],
         )
         self.assigned = assignment.partitions
+        if not assignment.partitions:
+            self.runtime.tasks.taking_over(())
         added = assignment.added | (self.incomplete & assignment.partitions)
-        self.runtime.health.worker(WorkerState.REBALANCING)
-        self.runtime.metrics.worker_state(WorkerState.REBALANCING)
+        self.runtime.show(WorkerState.REBALANCING)
+        self.assigned_s = time.monotonic()
         counts = self.runtime.partition_counts
         try:
             if self.runtime.settings.group_protocol is SettingsGroupProtocol.CLASSIC:

@@ -15,12 +15,16 @@ from onceflow.decisions import epoch_events as ev
 from onceflow.decisions.failures import Ending, Hold, NoteFirst, ReadUpTo, TryAlone
 from onceflow.ids import Offset
 from onceflow.kafka.records import Run
+from onceflow.observe.events import LogEvent
+from onceflow.observe.logs import get_logger
 
 if TYPE_CHECKING:
     from onceflow.decisions.failures import Plan
     from onceflow.engine.gate import Cursor
     from onceflow.engine.runtime import Runtime
     from onceflow.ids import Partition
+
+log = get_logger(__name__)
 
 
 class Isolation:
@@ -121,9 +125,25 @@ class Isolation:
             del self.held[partition]
         self.performed = True
         skipping = self._endings(alone) if len(alone) == 1 else ()
+        if len(skipping) < len(self.runtime.inflow.cursors(partition)):
+            self._tell(alone)
         self.runtime.inflow.dispatch(alone, skipping)
         self.runtime.gate.targets[partition] = alone.offsets[-1] + 1
         self.runtime.epochs.post(ev.CommitDue(ev.CommitReason.ISOLATION))
+
+    def _tell(self, run: Run) -> None:
+        """Log that suspect records are processed again."""
+        offset = Offset(run.offsets[0])
+        tried = self.runtime.failures.policy.tried(run.partition, offset)
+        if tried is not None:
+            log.info(
+                LogEvent.RECORD_RETRIED,
+                topic=run.topic,
+                partition=run.number,
+                offset=offset,
+                records=len(run),
+                failed_alone=tried,
+            )
 
     def _endings(self, run: Run) -> list[Cursor]:
         """End the record for the agents whose attempts are used up; they do not get it again."""

@@ -33,7 +33,7 @@ from onceflow.ids import Incarnation, Stamp
 from onceflow.kafka.configuration import librdkafka_version
 from onceflow.limits import POLL_ALIVE_S, TRIM_INTERVAL_S
 from onceflow.observe.events import LogEvent
-from onceflow.observe.health import Health, Heartbeat, TaskState, WorkerState
+from onceflow.observe.health import Health, Heartbeat, WorkerState
 from onceflow.observe.logs import bind_process, get_logger
 from onceflow.observe.metrics import WorkerMetrics
 
@@ -86,6 +86,7 @@ class Runtime:
         self.partition_counts_known: dict[str, int] = {}
         self.aggregates: list[Any] = []
         self.repartition_topics: set[str] = set()
+        self._is_stopping = False
         self._trimmed_s = time.monotonic()
         self._epochs: Epochs | None = None
         self._http: HttpServer | None = None
@@ -122,7 +123,7 @@ class Runtime:
             Unreachable: Kafka does not answer; exit 3.
             ConfigError: a setting or right is wrong; exit 2.
         """
-        self.health.worker(WorkerState.STARTING)
+        self.show(WorkerState.STARTING)
         self._serve()
         bind_process(worker_id=self.settings.worker_id or "-", incarnation=self.incarnation)
         self.metrics.build(version("onceflow"), librdkafka_version())
@@ -135,6 +136,26 @@ class Runtime:
         gc.collect()
         gc.freeze()
         gc.set_threshold(100_000, 50, 50)
+        log.info(
+            LogEvent.WORKER_STARTED,
+            app=self.app.conf.id,
+            brokers=self.clients.config.bootstrap_servers,
+            version=version("onceflow"),
+            librdkafka=librdkafka_version(),
+            directory=str(self.tasks.directory),
+        )
+
+    def show(self, state: WorkerState) -> None:
+        """Tell health and metrics what the worker does."""
+        self.health.worker(state)
+        self.metrics.worker_state(state)
+
+    def stopping(self) -> None:
+        """Note that the worker was asked to stop; the first call counts."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            self.show(WorkerState.STOPPING)
+            log.info(LogEvent.WORKER_STOPPING, partitions=len(self.inflow.assigned))
 
     def _serve(self) -> None:
         """Serve metrics and probes, unless the settings switch it off.
@@ -182,7 +203,7 @@ class Runtime:
             if poll.heartbeat_age_s < POLL_ALIVE_S:
                 self.health.beat(Heartbeat.POLL)
         self._trim()
-        metrics.tasks({TaskState.RUNNING: len(self.tasks.partitions)})
+        metrics.tasks(self.health.tasks_by_state())
         self.tasks.measure(metrics)
 
     def _trim(self) -> None:
@@ -209,15 +230,23 @@ class Runtime:
         self.metrics.client_closed("consumer")
         if self._http is not None:
             self._http.stop()
+        if self.is_worker:
+            log.info(LogEvent.WORKER_STOPPED)
 
     def fail(self, error: BaseException | None) -> None:
         """Leave the process: the store is a prefix of the changelog at any moment, so it may."""
         if error is None:
             return
         self.health.fatal(error)
-        self.health.worker(WorkerState.FAILED)
+        self.show(WorkerState.FAILED)
         if isinstance(error, InvariantViolation):
             self.metrics.invariant_violation()
+            log.critical(
+                LogEvent.INVARIANT_VIOLATED,
+                error=str(error),
+                meaning="a bug of onceflow; nothing of the open epoch is committed",
+                action="keep the log and the data directory, and report it",
+            )
         known = isinstance(error, (OnceflowError, InvariantViolation))
         exit_code = error.exit_code if known else 1
         log.critical(LogEvent.WORKER_FAILED, error=str(error), exit_code=exit_code, exc_info=error)

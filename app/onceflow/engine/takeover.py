@@ -35,6 +35,7 @@ class TakeoverDriver:
             effect.partitions,
             td.TakeoverOptions(own=runtime.incarnation, reset_policy=runtime.reset_policy),
         )
+        self._fenced: list[str] = []
         self._task: asyncio.Task[Any] | None = None
 
     async def run(self) -> None:
@@ -43,6 +44,7 @@ class TakeoverDriver:
         try:
             # An aborted claim leaves them open, and others may have written in between.
             await self.runtime.tasks.close(self.effect.partitions)
+            self.runtime.tasks.taking_over(self.effect.partitions)
             await asyncio.sleep(self.effect.after_s)
             event: td.TakeoverEvent | None = td.Begin()
             while event is not None:
@@ -73,6 +75,7 @@ class TakeoverDriver:
             case td.ReadLogBounds(partitions):
                 return await self._read_bounds(partitions)
             case td.RestoreTasks(partitions):
+                self.runtime.tasks.taken_over(partitions, self._fenced)
                 await self.runtime.tasks.restore(partitions)
                 return td.Restored()
             case td.AlarmPending() | td.ReadyToClaim() | td.TakeoverFailed():
@@ -104,6 +107,7 @@ class TakeoverDriver:
     async def _fence_all(self, incarnations: frozenset[Incarnation]) -> td.IncarnationsFenced:
         for incarnation in sorted(incarnations):
             await self._fence(incarnation)
+            self._fenced.append(incarnation)
         self.runtime.crash(CrashPoint.AFTER_FENCE)
         return td.IncarnationsFenced()
 

@@ -21,7 +21,7 @@ from onceflow.ids import Partition, TaskId
 from onceflow.kafka.changelog import LOG_START
 from onceflow.limits import STORE_HEARTBEAT_S
 from onceflow.observe.events import LogEvent
-from onceflow.observe.health import TaskState
+from onceflow.observe.health import TaskState, WorkerState, task_name
 from onceflow.observe.logs import get_logger
 from onceflow.observe.metrics import StoreSizes
 from onceflow.state.directory import StoreDirectory
@@ -58,12 +58,14 @@ class Tasks:
     Fields:
         stores: open store per task; a task without tables has none.
         partitions: input partitions per open task.
+        claimed: restored tasks that are being claimed; they run from the next opening on.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.stores: dict[TaskId, TaskStore] = {}
         self.partitions: dict[TaskId, frozenset[Partition]] = {}
+        self.claimed: set[TaskId] = set()
         self._applied_s: dict[TaskId, float] = {}
         self._budget: MemoryBudget | None = None
         self._identity: StoreIdentity | None = None
@@ -115,16 +117,36 @@ class Tasks:
         )
         return self._identity
 
+    def _of(self, partitions: Iterable[Partition]) -> dict[TaskId, frozenset[Partition]]:
+        found = tasks_of(frozenset(partitions), self.runtime.partition_counts)
+        return {task: frozenset(inputs) for task, inputs in found.items()}
+
+    def taking_over(self, partitions: Iterable[Partition]) -> None:
+        """Note that the tasks of these partitions are on their way here."""
+        self.runtime.health.assigned([*self.partitions, *self._of(partitions)])
+
+    def taken_over(self, partitions: Iterable[Partition], fenced: Iterable[str]) -> None:
+        """Note that nobody else can write for these partitions any more."""
+        for task, inputs in self._of(partitions).items():
+            log.info(
+                LogEvent.TASK_TAKEN_OVER,
+                task=task_name(task),
+                partitions=[f"{p.topic}-{p.number}" for p in sorted(inputs)],
+                fenced=sorted(fenced),
+            )
+
+    def run(self) -> None:
+        """Note that the restored tasks are claimed, and that their records are processed."""
+        for task in sorted(self.claimed):
+            self.runtime.health.task(task, TaskState.RUNNING)
+            log.info(LogEvent.TASK_RUNNING, task=task_name(task))
+        self.claimed.clear()
+
     async def restore(self, partitions: Iterable[Partition]) -> None:
         """Open the tasks of these input partitions and bring their stores up to date."""
         identity = await self.identify()
-        opened: dict[TaskId, frozenset[Partition]] = {
-            task: frozenset(inputs)
-            for task, inputs in tasks_of(
-                frozenset(partitions), self.runtime.partition_counts
-            ).items()
-        }
-        self.runtime.health.assigned([*self.partitions, *opened])
+        opened = self._of(partitions)
+        self.runtime.show(WorkerState.RESTORING)
         restoring: dict[Partition, _Restoring] = {}
         for task, inputs in opened.items():
             self.partitions[task] = inputs
@@ -146,7 +168,7 @@ class Tasks:
         for task in opened:
             for table in self._tables(task).values():
                 table.open_part(task.number, self.stores[task])
-            self.runtime.health.task(task, TaskState.RUNNING)
+        self.claimed |= opened.keys()
         self.runtime.replicas.partitions_changed()
         for table in self.runtime.tables():
             await table.call_recover_callbacks()
@@ -172,7 +194,9 @@ class Tasks:
     def _report_rebuilds(self, task: TaskId, store: TaskStore) -> None:
         """Say which tables of a store start empty, and why."""
         for name, reason in store.rebuild_reasons.items():
-            log.warning(LogEvent.STORE_REBUILT, task=str(task), table=name, reason=str(reason))
+            log.warning(
+                LogEvent.STORE_REBUILT, task=task_name(task), table=name, reason=str(reason)
+            )
 
     async def _replay(self, restoring: dict[Partition, _Restoring]) -> None:
         """Replay changelogs until each position reaches its high watermark."""
@@ -215,7 +239,12 @@ class Tasks:
             metrics.store(
                 task,
                 {
-                    table: StoreSizes(sizes.sst_bytes, sizes.memtable_bytes)
+                    table: StoreSizes(
+                        sizes.sst_bytes,
+                        sizes.memtable_bytes,
+                        sizes.pending_compaction_bytes,
+                        sizes.background_errors,
+                    )
                     for table, sizes in store.sizes().items()
                 },
             )
@@ -274,7 +303,9 @@ class Tasks:
             if store is not None:
                 closing.append(store)
             self._applied_s.pop(task, None)
+            self.claimed.discard(task)
             self.runtime.metrics.task_closed(task)
+            log.info(LogEvent.TASK_CLOSED, task=task_name(task))
         self.runtime.replicas.partitions_changed()
         self.runtime.health.assigned(list(self.partitions))
         if closing:

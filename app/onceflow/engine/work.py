@@ -6,13 +6,14 @@ the sends together, so that an epoch ends for all of them or for none.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 from onceflow.engine.closing import close_windows
 from onceflow.engine.sealing import Sealed, seal
 from onceflow.engine.tasks import wall_ms
 from onceflow.observe.health import WorkerState
-from onceflow.observe.metrics import TransactionOutcome
+from onceflow.observe.metrics import RebalanceKind, TransactionOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -43,9 +44,14 @@ class EpochWork:
 
     def opened(self) -> None:
         """Note that records are processed from here on."""
+        tasks, inflow = self.runtime.tasks, self.runtime.inflow
+        if tasks.claimed or self.runtime.app.rebalancing:
+            tasks.run()
+            self.runtime.show(WorkerState.RUNNING)
+        if inflow.assigned_s:
+            took_s, inflow.assigned_s = time.monotonic() - inflow.assigned_s, 0.0
+            self.runtime.metrics.rebalance(RebalanceKind.ASSIGNED, took_s)
         if self.runtime.app.rebalancing:
-            self.runtime.health.worker(WorkerState.RUNNING)
-            self.runtime.metrics.worker_state(WorkerState.RUNNING)
             self.runtime.app.on_rebalance_end()
         self.runtime.inflow.isolation.opened()
 

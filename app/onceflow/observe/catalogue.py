@@ -53,7 +53,6 @@ class DropReason(StrEnum):
     """Why a record had no effect although it was read."""
 
     SKIPPED = "skipped"
-    LATE = "late"
 
 
 @dataclass(frozen=True, slots=True)

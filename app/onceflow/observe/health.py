@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -167,6 +168,11 @@ class Health:
             if health.state is not state:
                 health.state, health.since_s = state, at_s
             health.remaining_records = remaining_records
+
+    def tasks_by_state(self) -> dict[TaskState, int]:
+        """Return how many tasks are in each state; states without a task are left out."""
+        with self._lock:
+            return Counter(health.state for health in self._facts.tasks.values())
 
     def committed(self) -> None:
         """Note that a transaction was committed."""

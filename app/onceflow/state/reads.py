@@ -25,11 +25,17 @@ if TYPE_CHECKING:
 
 
 class TableSizes(NamedTuple):
-    """How much a table holds: bytes on disk, bytes in memtables, RocksDB's estimate of keys."""
+    """How much a table holds: bytes on disk, bytes in memtables, RocksDB's estimate of keys.
+
+    ``pending_compaction_bytes`` are still to be rewritten; ``background_errors`` are flushes and
+    compactions that failed since the store was opened.
+    """
 
     sst_bytes: int
     memtable_bytes: int
     estimated_keys: int
+    pending_compaction_bytes: int
+    background_errors: int
 
 
 class TableReads:
@@ -182,4 +188,6 @@ def _sizes(family: Rdict) -> TableSizes:
         sst_bytes=number("total-sst-files-size"),
         memtable_bytes=number("cur-size-all-mem-tables"),
         estimated_keys=number("estimate-num-keys"),
+        pending_compaction_bytes=number("estimate-pending-compaction-bytes"),
+        background_errors=number("background-errors"),
     )
