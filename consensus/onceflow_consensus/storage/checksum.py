@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # The library's functions carry no types.
-_extend = cast("Callable[[int, bytes], int]", google_crc32c.extend)  # pyright: ignore[reportUnknownMemberType]
+extend_crc32c = cast("Callable[[int, bytes], int]", google_crc32c.extend)  # pyright: ignore[reportUnknownMemberType]
+"""Returns the checksum of what the first argument is the checksum of, followed by the second."""
 
 
 def crc32c(*parts: bytes) -> int:
     """Return the checksum of the parts one after the other."""
     checksum = 0
     for part in parts:
-        checksum = _extend(checksum, part)
+        checksum = extend_crc32c(checksum, part)
     return checksum

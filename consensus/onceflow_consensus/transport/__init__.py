@@ -1,0 +1,1 @@
+"""What goes over the network: frames, the messages in them, connections, TLS."""
