@@ -1,0 +1,132 @@
+"""Clients of a group that note what they ask and are told, in the form the checkers read.
+
+A client whose operation got no answer leaves it open, as one that may take effect at any time, and
+goes on under another name, because a process of a history does one thing at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import time
+from typing import TYPE_CHECKING, Self
+
+from onceflow_consensus.client import ClientOptions, GroupClient
+from onceflow_consensus.errors import GroupUnreachable, SessionLost
+from onceflow_consensus.kv import (
+    CompareValue,
+    Found,
+    Get,
+    Put,
+    Written,
+    decode_response,
+    encode_command,
+    encode_query,
+)
+from onceflow_consensus.testing.history import parse_history
+from onceflow_consensus.testing.linearizability import check_linearizability
+from onceflow_consensus.transport.addresses import parse_address
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.meta_group import MetaGroup
+
+KEYS = ("x", "y", "z")
+ANSWER_S = 4.0
+PAUSE_S = 0.004
+
+
+class Recorder:
+    """Runs clients against a group while a test does harm to it, and judges what they saw."""
+
+    def __init__(self, group: MetaGroup, seed: int, clients: int = 5) -> None:
+        self.lines: list[dict] = []
+        self.done = 0
+        self._wanted = 0
+        self._reached = asyncio.Event()
+        self._group = group
+        self._seed = seed
+        self._clients = clients
+        self._values = itertools.count(1)
+        self._processes = itertools.count(1)
+        self._is_over = False
+        self._tasks: list[asyncio.Task] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._run(each)) for each in range(self._clients)]
+        return self
+
+    async def __aexit__(self, kind, error, trace) -> None:
+        self._is_over = True
+        results = await asyncio.gather(*self._tasks, return_exceptions=kind is not None)
+        assert kind is not None or results == [None] * self._clients
+
+    async def wait_more(self, count: int, timeout_s: float = 15) -> None:
+        """Wait until as many further operations have succeeded."""
+        self._wanted = self.done + count
+        self._reached.clear()
+        async with asyncio.timeout(timeout_s):
+            await self._reached.wait()
+
+    async def _run(self, number: int) -> None:
+        chance = random.Random(self._seed * 1_000 + number)
+        addresses = [parse_address(each) for each in self._group.endpoints.split(",")]
+        chance.shuffle(addresses)
+        options = ClientOptions("onceflow", addresses, timeout_s=ANSWER_S)
+        process = next(self._processes)
+        async with GroupClient(options) as client:
+            seen = dict.fromkeys(KEYS)
+            while not self._is_over:
+                key = chance.choice(KEYS)
+                op = chance.choice(("read", "read", "write", "cas"))
+                value = None if op == "read" else next(self._values)
+                told = [seen[key], value] if op == "cas" else value
+                self._note(process, "invoke", op, key, told)
+                try:
+                    ended, result = await self._carry_out(client, op, key, told)
+                except (GroupUnreachable, SessionLost):
+                    self._note(process, "info", op, key, told)
+                    process = next(self._processes)
+                    continue
+                self._note(process, ended, op, key, result)
+                if ended == "ok":
+                    self._count()
+                    seen[key] = result[1] if op == "cas" else result
+                await asyncio.sleep(chance.random() * PAUSE_S)
+
+    def _count(self) -> None:
+        self.done += 1
+        if self.done >= self._wanted:
+            self._reached.set()
+
+    async def _carry_out(self, client: GroupClient, op: str, key: str, told) -> tuple[str, object]:
+        if op == "read":
+            answer = decode_response(await client.query(encode_query(Get(key.encode()))))
+            assert isinstance(answer, Found)
+            return "ok", json.loads(answer.value) if answer.version else None
+        if op == "write":
+            command = Put(key.encode(), json.dumps(told).encode())
+        else:
+            expected, value = told
+            before = None if expected is None else json.dumps(expected).encode()
+            command = CompareValue(key.encode(), before, json.dumps(value).encode())
+        response = decode_response(await client.submit(encode_command(command)))
+        return ("ok" if isinstance(response, Written) else "fail"), told
+
+    def _note(self, process: int, kind: str, op: str, key: str, value: object) -> None:
+        self.lines.append(
+            {
+                "process": process, "type": kind, "op": op, "key": key, "value": value,
+                "time": time.monotonic(),
+            }
+        )  # fmt: skip
+
+    def judge(self, file: Path) -> None:
+        """Fail with a counterexample unless what was seen is linearizable."""
+        text = "\n".join(json.dumps(line) for line in self.lines)
+        file.write_text(text)
+        wrong = check_linearizability(parse_history(text))
+        assert not wrong, "not linearizable:\n" + "\n".join(each.text() for each in wrong)

@@ -1,0 +1,89 @@
+"""Groups of real processes that are killed, frozen, cut off and run out of disk, under load.
+
+Whatever happens, what clients saw must be linearizable, what was acknowledged must be there, and
+the members must agree in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+
+import pytest
+
+from harness.history import Recorder
+from harness.links import LinkState
+from harness.meta_group import meta_group
+from onceflow_consensus.transport.codec import CODECS
+
+pytestmark = pytest.mark.timeout(90)
+
+ENGINES = [each.value for each in CODECS]
+
+
+@pytest.fixture(params=ENGINES)
+async def group(request, tmp_path):
+    async with meta_group(tmp_path, engine=request.param) as running:
+        await running.leader()
+        yield running
+
+
+async def agree(group, recorder, file):
+    """Everybody has the same state, and the history of it is linearizable."""
+    recorder.judge(file)
+    await group.wait_equal()
+
+
+async def test_killed_members_lose_nothing_that_was_acknowledged(group, tmp_path):
+    async with Recorder(group, seed=1) as recorder:
+        await recorder.wait_more(100)
+        for _ in range(2):
+            victim = await group.leader()
+            group.kill(victim)
+            await recorder.wait_more(100)
+            group.start(victim)
+            await recorder.wait_more(50)
+        for member in group.ids:
+            group.kill(member)
+        for member in group.ids:
+            group.start(member)
+        await recorder.wait_more(100)
+    await agree(group, recorder, tmp_path / "history.jsonl")
+
+
+async def test_a_leader_that_was_frozen_serves_nothing_stale(group, tmp_path):
+    async with Recorder(group, seed=2) as recorder:
+        for _ in range(2):
+            await recorder.wait_more(80)
+            frozen = await group.leader()
+            group.freeze(frozen)
+            await recorder.wait_more(80)
+            group.thaw(frozen)
+    await agree(group, recorder, tmp_path / "history.jsonl")
+
+
+@pytest.mark.parametrize("how", [LinkState.CUT, LinkState.SILENT])
+async def test_a_leader_that_is_cut_off_serves_nothing_stale(group, tmp_path, how):
+    async with Recorder(group, seed=3) as recorder:
+        await recorder.wait_more(80)
+        cut_off = await group.leader()
+        group.isolate(cut_off, how)
+        await recorder.wait_more(80)
+        assert await group.leader() != cut_off
+        group.heal()
+        await recorder.wait_more(80)
+    await agree(group, recorder, tmp_path / "history.jsonl")
+
+
+async def test_a_member_without_disk_stops_and_the_others_go_on(group, tmp_path):
+    async with Recorder(group, seed=4) as recorder:
+        await recorder.wait_more(80)
+        victim = await group.leader()
+        process = group.processes[victim]
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
+        assert await asyncio.to_thread(process.wait, 10) == 1
+        assert "Check the disk" in group.log_of(victim).read_text()
+        await recorder.wait_more(80)
+        group.start(victim)
+        await recorder.wait_more(80)
+    await agree(group, recorder, tmp_path / "history.jsonl")
