@@ -23,8 +23,10 @@ FIND_PYTHON = for candidate in $${PYTHON:-} python3 python3.11 python3.12 python
 RUNS ?= 20
 SEED ?= 0
 ARGS ?=
+ENGINE ?= all
+SEEDS ?=
 
-.PHONY: help setup check test run faults bench clean
+.PHONY: help setup check test run faults sim bench clean
 
 help: ## show this help
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' \
@@ -76,6 +78,11 @@ run: $(INSTALLED) ## the main job: real data, a real Kafka, killed workers, a ve
 faults: $(INSTALLED) ## RUNS=n random kills and stops from SEED=s, repeatable
 	$(BIN)/python -m pytest -q -m faults tests/faults --fault-runs=$(RUNS) --fault-seed=$(SEED) \
 		$(ARGS)
+
+# A failure prints its seed, and shrinks. ARGS=--mutations puts known bugs in and looks for them.
+sim: $(INSTALLED) ## simulate SEEDS=n groups of ENGINE=raft|paxos|all from SEED=s on (consensus)
+	$(BIN)/python -m onceflow_consensus.testing.simulator --engine $(ENGINE) --first $(SEED) \
+		$(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 bench: $(INSTALLED) ## side-by-side benchmarks: a table, and JSON lines; ARGS=--quick for a short one
 	$(BIN)/python tests/bench $(ARGS)

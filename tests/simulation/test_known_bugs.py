@@ -1,0 +1,75 @@
+"""Known bugs put back one by one: each fits the code, and a quick part of them is found.
+
+All of them are looked for by ``make sim ARGS=--mutations``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from onceflow_consensus.testing.simulator.__main__ import main
+from onceflow_consensus.testing.simulator.engines import RULES
+from onceflow_consensus.testing.simulator.known_bugs import KNOWN_BUGS
+from onceflow_consensus.testing.simulator.mutations import Mutation, MutationStale, mutated
+from onceflow_consensus.testing.simulator.plan import draw_plan
+from onceflow_consensus.testing.simulator.running import play
+from onceflow_consensus.testing.simulator.sweeping import seed_that_kills
+
+QUICK = {
+    "majority-minus-one": 0,
+    "own-vote-counted-twice": 0,
+    "append-acknowledged-before-it-is-durable": 0,
+    "vote-not-written": 0,
+    "vote-for-a-log-that-is-behind": 1,
+    "rejection-counted-as-acknowledgement": 0,
+    "delayed-append-cuts-newer-entries": 2,
+    "append-taken-without-the-entry-before": 1,
+    "heartbeat-commits-what-the-follower-lacks": 0,
+    "read-before-the-first-commit-of-a-term": 2,
+    "probing-never-resumed": 1,
+    "no-sync": 4,
+    "log-compacted-above-the-snapshot": 4,
+    "promises-sent-before-the-write": 0,
+    "machine-behind-its-snapshot": 2,
+}
+"""Bugs that a seed near this one finds."""
+NEAR = 12
+
+
+def test_there_are_at_least_twenty_known_bugs():
+    assert len(KNOWN_BUGS) >= 20
+
+
+@pytest.mark.parametrize("bug", KNOWN_BUGS.values(), ids=KNOWN_BUGS)
+def test_a_bug_fits_the_code_and_is_taken_out_again(bug):
+    with mutated(bug):
+        pass
+    with mutated(bug):
+        pass
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_quick_bug_is_found(name):
+    bug = KNOWN_BUGS[name]
+    engine = bug.engine if bug.engine in RULES else "raft"
+    near = range(max(0, QUICK[name] - NEAR // 2), QUICK[name] + NEAR)
+    with mutated(bug):
+        assert any(play(draw_plan(engine, seed, 500)).violation for seed in near)
+
+
+def test_a_bug_that_does_not_fit_the_code_is_an_error():
+    stale = Mutation("stale", "raft", "raft.matching:is_up_to_date", "no such text", "")
+    with pytest.raises(MutationStale, match="stands 0 times"), mutated(stale):
+        pass
+
+
+def test_a_bug_is_found_in_a_process_of_its_own():
+    assert seed_that_kills("vote-not-written", "raft", 100, range(3)) is not None
+    assert play(draw_plan("raft", 0, 100)).violation is None
+
+
+def test_a_sweep_with_a_bug_fails_and_tells_the_seed(capsys):
+    wanted = ["--engine", "raft", "--seeds", "3", "--steps", "60", "--mutation", "vote-not-written"]
+    with mutated(KNOWN_BUGS["vote-not-written"]):
+        assert main(wanted) == 1
+    assert "FAILED seed 0" in capsys.readouterr().out
