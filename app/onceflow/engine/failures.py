@@ -385,7 +385,7 @@ class Failures:
         except SerializationError:
             # It would not fit with its provenance: the coordinates lead to the original.
             transaction.produce(topic, None, None, headers=cast("Any", headers))
-        self.runtime.sender.note_effect(topic)
+        self.runtime.sender.note_effect(topic, len(key or b"") + len(value or b""))
 
 
 def _last_line(error: str) -> str:

@@ -155,7 +155,7 @@ class Inflow:
         if self.records >= settings.commit_records and epochs.is_open:
             self.records = 0
             epochs.post(ev.CommitDue(ev.CommitReason.RECORDS))
-        elif self.runtime.sender.sent_bytes >= settings.commit_bytes and epochs.is_open:
+        elif epochs.is_open and epochs.work.held_bytes() >= settings.commit_bytes:
             epochs.post(ev.CommitDue(ev.CommitReason.BYTES))
         self.lockstep.finished(run)
 

@@ -280,11 +280,15 @@ class Sender:
                 continue
             self.waiting.popleft()
             self.in_epoch.append(entry)
+            self.sent_bytes += (len(entry.value) if entry.value else 0) + (
+                len(entry.key) if entry.key else 0
+            )
             self.produced[entry.topic] = self.produced.get(entry.topic, 0) + 1
 
-    def note_effect(self, topic: str) -> None:
+    def note_effect(self, topic: str, size_bytes: int) -> None:
         """Count a record that the engine itself put into the epoch (a dead letter)."""
         self.sent += 1
+        self.sent_bytes += size_bytes
         self.produced[topic] = self.produced.get(topic, 0) + 1
 
     def has_effects(self) -> bool:

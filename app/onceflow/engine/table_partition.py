@@ -128,6 +128,7 @@ class TablePartition:
     """Cells of one partition of one table, over that task's store.
 
     Fields:
+        changed_bytes: keys and encoded values that the epoch holds, about.
         cells: cells by key as the agent gives it; several keys may share one (see `cell`).
         by_store_key: the same cells by the bytes of their keys. Invariant: one cell per key in
             the store, so that a key cannot have two values in an epoch.
@@ -141,6 +142,7 @@ class TablePartition:
     __slots__ = (
         "by_store_key",
         "cells",
+        "changed_bytes",
         "codec",
         "dirty",
         "expired",
@@ -158,6 +160,7 @@ class TablePartition:
         self.cells: dict[Any, Cell] = {}
         self.by_store_key: dict[bytes, Cell] = {}
         self.dirty: list[Cell] = []
+        self.changed_bytes = 0
         self.stream_time = float("-inf")
         self.settled_time = float("-inf")
         self.expiry = Expiry(store, codec.name)
@@ -233,12 +236,15 @@ class TablePartition:
             cell.value = value
             cell.fresh = True
         else:
+            before = cell.row if cell.dirty else None
             cell.row = self.codec.encode_value(value)
+            self.changed_bytes += len(cell.row) - (0 if before is None else len(before))
             cell.fresh = stable and cls in _WITHOUT_NAN
             cell.value = value if cell.fresh else None
         if not cell.dirty:
             cell.dirty = True
             self.dirty.append(cell)
+            self.changed_bytes += len(cell.store_key)
 
     def delete(self, cell: Cell) -> None:
         """Remove a cell's key."""
@@ -248,6 +254,7 @@ class TablePartition:
         if not cell.dirty:
             cell.dirty = True
             self.dirty.append(cell)
+            self.changed_bytes += len(cell.store_key)
 
     def seal(self) -> SealedRows:
         """Return the changed rows, one per key; the cells stay until `settle` or `drop`."""
@@ -277,6 +284,7 @@ class TablePartition:
         for cell in self.dirty:
             cell.dirty = False
         self.dirty.clear()
+        self.changed_bytes = 0
         self.settled_time = self.stream_time
         self.expiry.settle()
         if len(self.by_store_key) > CELLS_KEPT_MAX or self.expired.keys:
@@ -289,6 +297,7 @@ class TablePartition:
         self.cells.clear()
         self.by_store_key.clear()
         self.dirty.clear()
+        self.changed_bytes = 0
         self.expired.clear()
         self.expiry.drop()
         self.stream_time = self.settled_time

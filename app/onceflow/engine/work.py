@@ -61,6 +61,13 @@ class EpochWork:
             s.is_dirty() for s in self.runtime.sources()
         )
 
+    def held_bytes(self) -> int:
+        """Return how many bytes of sends and changed rows the open epoch holds, about."""
+        changed_bytes = sum(
+            part.changed_bytes for table in self.runtime.tables() for part in table.parts.values()
+        )
+        return self.runtime.sender.sent_bytes + changed_bytes
+
     def tells_windows(self) -> bool:
         """Return whether a seal may wait for the app's own callbacks."""
         return any(table.expires and table.closes_windows() for table in self.runtime.tables())
