@@ -44,6 +44,7 @@ class DropReason(Enum):
     FORWARDING_DISABLED = "this replica does not lead and may not forward"
     UNCOMMITTED_BOUND = "too many bytes are proposed and not committed"
     READ_BOUND = "too many reads wait for their confirmation"
+    RECONFIGURING = "a membership change is under way, and nothing follows it until it is applied"
 
 
 class ProposalDropped(ConsensusError):  # noqa: N818 - see above
@@ -125,7 +126,14 @@ class FrameRefused(ConsensusError):  # noqa: N818 - see above
 
 
 class RequestRefused(ConsensusError):  # noqa: N818 - see above
-    """A member refused a request, and repeating it does not help. Reaction: correct it."""
+    """A member refused a request, and repeating it does not help. Reaction: correct it.
+
+    ``reason`` is the name of the ``Refusal``, empty if it was refused on this side.
+    """
+
+    def __init__(self, detail: str, reason: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if reason else detail)
+        self.reason = reason
 
 
 class SessionLost(ConsensusError):  # noqa: N818 - see above

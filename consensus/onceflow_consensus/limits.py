@@ -122,7 +122,7 @@ TICK_MS = 20
 """Length of a tick. With ``ELECTION_TICKS`` a leader is missed after 200 to 400 ms: short for those
 who wait, and long enough for a busy machine's pauses."""
 
-COMMIT_NOTICE_MS = 2
+COMMIT_NOTICE_MS = 5
 """How long an append that only tells the commit index may wait for one with entries."""
 
 SNAPSHOT_LOG_BYTES = 64 * 1024 * 1024

@@ -22,6 +22,7 @@ from onceflow_consensus.errors import (
     RequestRefused,
     SessionLost,
 )
+from onceflow_consensus.limits import MAX_COMMAND_BYTES
 from onceflow_consensus.sessions import (
     Status,
     encode_registration,
@@ -68,6 +69,8 @@ _FINAL = frozenset(
     {Refusal.BAD_REQUEST, Refusal.NOT_AUTHENTICATED, Refusal.WRONG_CLUSTER, Refusal.WRONG_VERSION}
 )
 """Refusals that do not go away by asking again or elsewhere."""
+
+_FINAL_NAMES = frozenset(refusal.name for refusal in _FINAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,8 @@ class GroupClient:
             SessionLost: see there.
             RequestRefused: the command cannot be carried out.
         """
+        if len(command) > MAX_COMMAND_BYTES:
+            raise RequestRefused(f"a command must have at most {MAX_COMMAND_BYTES} bytes")
         future: asyncio.Future[bytes] = self._loop.create_future()
         deadline_s = self._loop.time() + self._options.timeout_s
         self._commands.add(Waiting(command, future, deadline_s))
@@ -299,8 +304,9 @@ class GroupClient:
             except (OSError, FrameRefused):
                 pause_s = min(2 * pause_s, _PAUSE_MAX_S)
             except RequestRefused as refused:
-                self._fail_all(refused)
                 pause_s = _PAUSE_MAX_S
+                if refused.reason in _FINAL_NAMES:
+                    self._fail_all(refused)
             self._link = None
             if self._next_address is None:
                 await asyncio.sleep(pause_s)
@@ -380,8 +386,7 @@ class GroupClient:
         try:
             is_whole = self._commands.answered(first_sequence, outcomes)
         except SessionLost:
-            self._commands.session = 0
-            self._register()
+            self._begin_session()
             return
         if not is_whole:
             self._send_again_later()
@@ -403,12 +408,18 @@ class GroupClient:
         self._ended.set()
 
     def _fail_one(self, refused: Refused) -> None:
-        error = RequestRefused(f"{refused.refusal.name}: {refused.detail}")
+        error = RequestRefused(refused.detail, refused.refusal.name)
         asked = self._asked.pop(refused.request_id, None)
         if asked is not None and not asked.future.done():
             asked.future.set_exception(error)
-        elif self._submits.pop(refused.request_id, None) is not None:
+        elif refused.request_id in self._submits:
+            # Their numbers were not taken, so that later ones could not be either.
             self._commands.fail(error)
+            self._begin_session()
+
+    def _begin_session(self) -> None:
+        self._submits = {}
+        self._register()
 
     def _send_again_later(self) -> None:
         """Hold commands back for a moment, then send all that are unanswered in order."""

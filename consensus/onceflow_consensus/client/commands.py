@@ -150,10 +150,11 @@ class Commands:
                 )
 
     def fail(self, error: Exception) -> None:
-        """Tell everyone that waits."""
+        """Tell everyone that waits, and be without a session, whose numbers begin anew."""
         for waiting in (*self._unanswered.values(), *self._beyond):
             if not waiting.future.done():
                 waiting.future.set_exception(error)
         self._unanswered.clear()
         self._beyond.clear()
-        self._unsent_sequence = self._next_sequence
+        self.session = 0
+        self._next_sequence = self._unsent_sequence = 1

@@ -15,7 +15,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from onceflow_consensus.errors import FrameRefused, StorageFailed
+from onceflow_consensus.errors import FrameRefused, RequestRefused, StorageFailed
 from onceflow_consensus.limits import (
     KEPT_LOG_BYTES,
     KEPT_LOG_ENTRIES,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from onceflow_consensus.server.member import Member
     from onceflow_consensus.transport.connection import FrameLink
 
-_MARK_BYTES = 1024 * 1024
+_MARKS_PER_TAIL = 16
 """How finely it is known where in the log how many bytes lie."""
 
 _ANSWER_S = 60.0
@@ -50,6 +50,7 @@ class Snapshots:
         self._log_bytes = 0
         self._due_bytes = member.options.snapshot_log_bytes or SNAPSHOT_LOG_BYTES
         self._min_due_bytes = self._due_bytes
+        self._kept_bytes = min(KEPT_LOG_BYTES, self._due_bytes // 4)
         self._marks: deque[tuple[int, int]] = deque([(0, member.data.applied_index)])
         self._total_bytes = 0
         self._taking: asyncio.Task[None] | None = None
@@ -60,7 +61,7 @@ class Snapshots:
         applied_bytes = payload_bytes(entries)
         self._log_bytes += applied_bytes
         self._total_bytes += applied_bytes
-        if self._total_bytes - self._marks[-1][0] >= _MARK_BYTES:
+        if self._total_bytes - self._marks[-1][0] >= self._kept_bytes // _MARKS_PER_TAIL:
             self._marks.append((self._total_bytes, entries[-1].index))
         if self._log_bytes >= self._due_bytes:
             self.take()
@@ -103,7 +104,7 @@ class Snapshots:
         member.counters.snapshots_taken_total += 1
         log = member.data.log
         index = min(log.newest_snapshot.index, member.data.applied_index)
-        while len(self._marks) > 1 and self._marks[1][0] <= self._total_bytes - KEPT_LOG_BYTES:
+        while len(self._marks) > 1 and self._marks[1][0] <= self._total_bytes - self._kept_bytes:
             self._marks.popleft()
         # Whichever keeps less: a tail is bounded in entries and in bytes.
         index = min(index, max(self._marks[0][1], index - KEPT_LOG_ENTRIES))
@@ -134,7 +135,7 @@ class Snapshots:
         try:
             await self._send(message, sent)
             report = Report.SNAPSHOT_DELIVERED
-        except (OSError, FrameRefused):
+        except (OSError, FrameRefused, RequestRefused):
             self._member.counters.snapshot_failures_total += 1
         finally:
             del self._sending[message.to]
@@ -145,7 +146,7 @@ class Snapshots:
         """Stream the file, and wait until the receiver has taken it.
 
         Raises:
-            OSError, FrameRefused: it did not arrive.
+            OSError, FrameRefused, RequestRefused: it did not arrive.
         """
         member = self._member
         loop = asyncio.get_running_loop()

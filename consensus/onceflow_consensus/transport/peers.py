@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from onceflow_consensus.errors import FrameRefused
+from onceflow_consensus.errors import FrameRefused, RequestRefused
 from onceflow_consensus.limits import MAX_FRAME_BYTES, MAX_PEER_QUEUE_BYTES
 from onceflow_consensus.raft.messages import payload_bytes
 from onceflow_consensus.transport.connection import FrameLink
@@ -21,6 +21,7 @@ from onceflow_consensus.transport.requests import (
     PROTOCOL_VERSION,
     Hello,
     Purpose,
+    Refused,
     Welcome,
     decode_answer,
     encode,
@@ -81,7 +82,8 @@ async def open_link(
 
     Raises:
         OSError, TimeoutError: there is no connection; try again later.
-        FrameRefused: the other side refused, and said why.
+        RequestRefused: the other side does not let us in, and said why.
+        FrameRefused: the other side is no member of a group.
     """
     loop = asyncio.get_running_loop()
     greeting: asyncio.Future[bytes] = loop.create_future()
@@ -107,8 +109,10 @@ async def open_link(
             link.send(hello)
             link.flush()
             answer = decode_answer(await greeting)
+        if isinstance(answer, Refused):
+            raise RequestRefused(f"{address} says: {answer.detail}", answer.refusal.name)
         if not isinstance(answer, Welcome):
-            raise FrameRefused(f"{address} does not let us in: {answer}")
+            raise FrameRefused(f"{address} greets with something else: {answer}")
         undone.pop_all()
         return link
 
@@ -229,7 +233,7 @@ class PeerLinks:
             try:
                 hello = self._identity.hello(Purpose.MESSAGES, peer_id)
                 peer.link = await open_link(peer.address, hello, self.tls, on_closed)
-            except (OSError, FrameRefused) as error:
+            except (OSError, FrameRefused, RequestRefused) as error:
                 peer.refusal = str(error)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _RETRY_MAX_S)
