@@ -219,7 +219,7 @@ PRODUCER_STOP_S = 10.0
 """Waiting for sends outside of transactions when a process ends."""
 
 RETRY_BACKOFF_S_MAX = 5.0
-"""The longest wait before a retry of a failing record; the whole partition waits with it."""
+"""The longest wait before a retry of a failing record; its partition waits with it."""
 
 DEAD_LETTER_HEADER_BYTES_MAX = 8_000
 """The stack in a dead letter's header: its end, where the error is. Kafka's records are bounded."""

@@ -149,7 +149,8 @@ class Settings(BaseModel):
     """Retries of a failing record before on_retries_exhausted decides; counted across crashes."""
 
     retry_backoff_ms: Annotated[int, Field(ge=0, le=60_000)] = 100
-    """Milliseconds before the first retry of an aborted epoch; doubles with each further one."""
+    """Milliseconds before the first retry of a failing record, in which its partition waits;
+    doubles with each further one."""
 
     record_bound_s: Annotated[float, Field(gt=0, le=450)] = 15
     """Seconds that an agent may take for one record before the record counts as failing. The

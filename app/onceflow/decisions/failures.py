@@ -88,7 +88,7 @@ class EndNow:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Abort and replay (``epoch_events.RecordFailed``), after a wait.
+    """Abort and replay (``epoch_events.RecordFailed``); its partition waits before the next try.
 
     ``stop_message``: leave the process after the abort instead.
     """
@@ -320,7 +320,10 @@ class FailurePolicy:
         return None
 
     def plan(
-        self, committed: Mapping[Partition, Offset], in_hand: Mapping[Partition, Offset]
+        self,
+        committed: Mapping[Partition, Offset],
+        in_hand: Mapping[Partition, Offset],
+        waiting: frozenset[Partition] = frozenset(),
     ) -> Plan | None:
         """How to read the next epoch; None to read at will.
 
@@ -331,12 +334,16 @@ class FailurePolicy:
             committed: ``CommitEpochs.committed_offsets``.
             in_hand: offset of the first unread record of each partition that has one; without it
                 nothing is held up for a record that may never come.
+            waiting: partitions whose suspect is not to be tried yet (``Replay.after_s``); the
+                others are read meanwhile.
         """
         self._keep_only(committed)
         held = frozenset(self._suspects.keys() | self._careful.keys())
         for partition, suspect in self._by_turn():
             if committed[partition] < suspect.offset:
                 return ReadUpTo(partition, suspect.offset)
+            if partition in waiting:
+                continue
             if partition in in_hand:
                 # Offsets have gaps: the suspect is the first record at or after its offset.
                 suspect.end_offset = max(suspect.end_offset, Offset(in_hand[partition] + 1))

@@ -19,6 +19,7 @@ from onceflow.decisions.failures import (
     FailureKind,
     FailureOptions,
     FailurePolicy,
+    Replay,
     without_retries,
 )
 from onceflow.errors import (
@@ -133,7 +134,7 @@ class Failures:
         if isinstance(verdict, EndNow):
             self.end(verdict.ending, batch.run, index, agent)
         else:
-            self._abort(batch, verdict.after_s, verdict.stop_message)
+            self._abort(batch, verdict)
 
     def failed(self, stream: Stream, error: BaseException) -> None:
         """Deal with an agent that raised; the attempt is aborted in any case."""
@@ -193,10 +194,11 @@ class Failures:
         if isinstance(verdict, EndNow):
             message = "only undecodable records end at once"
             raise TypeError(message)
-        self._abort(batch, verdict.after_s, verdict.stop_message)
+        self._abort(batch, verdict)
 
-    def _abort(self, batch: Batch, after_s: float, stop_message: str | None) -> None:
-        self.runtime.epochs.post(ev.RecordFailed(batch.stamp, after_s, stop_message))
+    def _abort(self, batch: Batch, verdict: Replay) -> None:
+        self.runtime.inflow.isolation.wait(batch.partition, verdict.after_s)
+        self.runtime.epochs.post(ev.RecordFailed(batch.stamp, 0.0, verdict.stop_message))
 
     def _remember(self, partition: Partition, offset: int, error: BaseException) -> None:
         self.errors[partition, offset] = "".join(traceback.format_exception(error))

@@ -7,6 +7,7 @@ but the suspect, so that its marker pins it and an attempt that kills the proces
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
 from collections import deque
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ class Isolation:
         held: runs not handed on, per partition, in order.
         plan: how the open epoch is read; None is at will.
         performed: whether the plan's part of the suspect partition was handed on.
+        waiting: partitions whose suspect is tried later, each with the timer that ends its wait.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -41,6 +43,25 @@ class Isolation:
         self.held: dict[Partition, deque[Run]] = {}
         self.plan: Plan | None = None
         self.performed = False
+        self.waiting: dict[Partition, asyncio.TimerHandle] = {}
+
+    def wait(self, partition: Partition, after_s: float) -> None:
+        """Try the suspect of a partition later; the other partitions are read meanwhile."""
+        if after_s > 0:
+            self._end_wait(partition)
+            self.waiting[partition] = asyncio.get_running_loop().call_later(
+                after_s, self._waited, partition
+            )
+
+    def _waited(self, partition: Partition) -> None:
+        self._end_wait(partition)
+        if self.runtime.epochs.is_open:
+            self.runtime.epochs.post(ev.CommitDue(ev.CommitReason.ISOLATION))
+
+    def _end_wait(self, partition: Partition) -> None:
+        timer = self.waiting.pop(partition, None)
+        if timer is not None:
+            timer.cancel()
 
     def arrived(self, run: Run) -> bool:
         """Take a run if it must be held back; returns whether it was taken."""
@@ -63,7 +84,9 @@ class Isolation:
             self.plan = None
         else:
             in_hand = {p: Offset(runs[0].offsets[0]) for p, runs in self.held.items() if runs}
-            self.plan = policy.plan(self.runtime.epochs.machine.committed_offsets, in_hand)
+            self.plan = policy.plan(
+                self.runtime.epochs.machine.committed_offsets, in_hand, frozenset(self.waiting)
+            )
         self.performed = False
         match self.plan:
             case TryAlone(partition, _):
@@ -85,6 +108,8 @@ class Isolation:
                     self._read_up_to(partition, offset)
                 case TryAlone(suspect, records) if suspect == partition:
                     self._try_alone(partition, records)
+                case _ if partition in self.waiting:
+                    pass
                 case TryAlone() | NoteFirst() if partition.topic not in self.runtime.gate.asked:
                     pass
                 case Hold(partitions) if partition in partitions:
@@ -170,6 +195,8 @@ class Isolation:
 
     def forget(self, partitions: frozenset[Partition]) -> list[Run]:
         """Forget what is held of partitions that are not ours any more."""
+        for partition in partitions:
+            self._end_wait(partition)
         return [run for p in partitions for run in self.held.pop(p, ())]
 
 
