@@ -1,6 +1,6 @@
 """Snapshots on disk: written beside, synced, then put in place under their name.
 
-A snapshot file holds a header (position and members, JSON) and the state, each with a CRC32C. It
+A snapshot file holds a header, the members (JSON) and the state, each with a CRC32C. It
 either has its final name and is whole, or it is a leftover that is removed at the next start.
 """
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from onceflow_consensus.storage.disk import Disk
 
 _MAGIC = b"OFSNAPSH"
-_HEADER = struct.Struct("<8sIIIQI")
+_HEADER = struct.Struct("<8sIIIQII")
+_CRC_BYTES = 4
 _NAME = re.compile(r"snap-(\d{20})-(\d{20})\.snap")
 _LEFTOVER = "snap.tmp"
 
@@ -55,7 +56,8 @@ class SnapshotStore:
         meta = encode_configuration(raft_snapshot.configuration)
         state = raft_snapshot.data
         fields = (len(meta), crc32c(meta), len(state), crc32c(state))
-        header = _HEADER.pack(_MAGIC, FORMAT_VERSION, *fields)
+        header = _HEADER.pack(_MAGIC, FORMAT_VERSION, *fields, 0)[:-_CRC_BYTES]
+        header += crc32c(header).to_bytes(_CRC_BYTES, "little")
         disk = self._disk
         disk.create(_LEFTOVER, 0)
         disk.write(_LEFTOVER, 0, header + meta)
@@ -92,10 +94,11 @@ def _name(index: int, term: int) -> str:
 def _read(data: bytes) -> tuple[bytes, bytes]:
     if len(data) < _HEADER.size:
         raise DamagedError("the header is cut off")
-    magic, version, meta_bytes, meta_crc, state_bytes, state_crc = cast(
-        "tuple[bytes, int, int, int, int, int]", _HEADER.unpack_from(data)
+    magic, version, meta_bytes, meta_crc, state_bytes, state_crc, header_crc = cast(
+        "tuple[bytes, int, int, int, int, int, int]", _HEADER.unpack_from(data)
     )
-    if magic != _MAGIC:
+    # Before the version is believed: a damaged one must not send anybody to look for a program.
+    if magic != _MAGIC or header_crc != crc32c(data[: _HEADER.size - _CRC_BYTES]):
         raise DamagedError("the header is damaged")
     if version != FORMAT_VERSION:
         raise StorageUnknown(

@@ -408,14 +408,15 @@ def test_damaged_snapshots_are_refused_and_leftovers_removed():
     files = {n: disk.read(n) for n in disk.names()}
     assert "snap.tmp" not in _opened(files).names()
     size = len(files[name])
-    for offset in (3, 20, size - 1):
+    for offset in (3, 8, 11, 20, size - 1):
         damaged = MemoryDisk(files)
         damaged.damage(name, offset)
         with pytest.raises(StorageCorrupt):
             DurableLog(damaged, 4096)
     with pytest.raises(StorageCorrupt):
         DurableLog(MemoryDisk({**files, name: b"short"}), 4096)
-    other_version = files[name][:8] + b"\x09" + files[name][9:]
+    header = files[name][:8] + b"\x09" + files[name][9:36]
+    other_version = header + crc32c(header).to_bytes(4, "little") + files[name][40:]
     with pytest.raises(StorageUnknown):
         DurableLog(MemoryDisk({**files, name: other_version}), 4096)
 
