@@ -415,8 +415,8 @@ def test_damaged_snapshots_are_refused_and_leftovers_removed():
             DurableLog(damaged, 4096)
     with pytest.raises(StorageCorrupt):
         DurableLog(MemoryDisk({**files, name: b"short"}), 4096)
-    header = files[name][:8] + b"\x09" + files[name][9:36]
-    other_version = header + crc32c(header).to_bytes(4, "little") + files[name][40:]
+    header = files[name][:8] + b"\x09" + files[name][9:32]
+    other_version = header + crc32c(header).to_bytes(4, "little") + files[name][36:]
     with pytest.raises(StorageUnknown):
         DurableLog(MemoryDisk({**files, name: other_version}), 4096)
 
