@@ -8,17 +8,18 @@ when a test fails.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
 from harness.links import Link, LinkState
+from onceflow.cli import main
 from onceflow.cli.meta_asking import REQUEST_ID, Asker
 from onceflow.cli.meta_options import Connection
 from onceflow.errors import Unreachable
@@ -45,8 +46,10 @@ def free_ports(count: int) -> list[int]:
 class MetaGroup:
     """Members by number, their processes, and the links between them."""
 
-    def __init__(self, folder: Path, size: int = 3, **options: str) -> None:
+    def __init__(self, folder: Path, size: int, founders: int, options: dict[str, str]) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder = folder
+        self.founders = founders
         self.options = options
         self.ids = list(range(1, size + 1))
         ports = free_ports(2 * size)
@@ -55,6 +58,7 @@ class MetaGroup:
         self.links: dict[tuple[int, int], Link] = {}
         self.processes: dict[int, subprocess.Popen] = {}
         self.stopped: set[int] = set()
+        self._started: list[subprocess.Popen] = []
 
     @property
     def endpoints(self) -> str:
@@ -74,18 +78,33 @@ class MetaGroup:
 
     def start(self, member: int, *arguments: str) -> subprocess.Popen:
         """Start a member, which sees the others behind its own links."""
-        command = [
-            *COMMAND, "serve", f"--id={member}", f"--dir={self.directory_of(member)}",
-            *(f"--{name}={value}" for name, value in self.options.items()),
-            *arguments,
-        ]  # fmt: skip
-        for other in self.ids:
-            port = self.peer_ports[other] if other == member else self.links[member, other].port
-            command.append(f"--member={other}={HOST}:{port},{HOST}:{self.client_ports[other]}")
+        command = [*COMMAND, "serve", *self.options_of(member), *arguments]
         with self.log_of(member).open("a") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
+        self._started.append(process)
         self.processes[member] = process
         return process
+
+    def options_of(self, member: int) -> list[str]:
+        """Return a member's options; it sees founders, and itself if it is none, in its list."""
+        known = [*range(1, self.founders + 1)]
+        listed = known if member in known else [*known, member]
+        addresses = {
+            each: (self.peer_ports if each == member else self.ports_seen_by(member))[each]
+            for each in listed
+        }
+        return [
+            f"--id={member}",
+            f"--dir={self.directory_of(member)}",
+            *(f"--{name}={value}" for name, value in self.options.items()),
+            *(
+                f"--member={each}={HOST}:{port},{HOST}:{self.client_ports[each]}"
+                for each, port in addresses.items()
+            ),
+        ]
+
+    def ports_seen_by(self, member: int) -> dict[int, int]:
+        return {b: link.port for (a, b), link in self.links.items() if a == member}
 
     def kill(self, member: int) -> None:
         """End a member as a power cut does, as far as the page cache allows."""
@@ -111,14 +130,6 @@ class MetaGroup:
     def heal(self) -> None:
         for link in self.links.values():
             link.become(LinkState.WHOLE)
-
-    async def ask(self, *arguments: str, timeout_s: float = 20) -> tuple[int, str, str]:
-        """Run a command of ``onceflow meta``; return exit code, output and talk."""
-        process = await asyncio.create_subprocess_exec(
-            *COMMAND, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        out, err = await asyncio.wait_for(process.communicate(), timeout_s)
-        return process.returncode, out.decode(), err.decode()
 
     async def status(self, member: int) -> dict | None:
         """Return a member's own view; None if it does not answer."""
@@ -164,8 +175,8 @@ class MetaGroup:
         return "\n".join(self.log_of(each).read_text() for each in self.ids)
 
     async def close(self) -> None:
-        for process in self.processes.values():
-            os.kill(process.pid, signal.SIGCONT)
+        for process in self._started:
+            process.send_signal(signal.SIGCONT)
             process.kill()
             process.wait(10)
         for link in self.links.values():
@@ -173,13 +184,40 @@ class MetaGroup:
 
 
 @asynccontextmanager
-async def meta_group(folder: Path, size: int = 3, **options: str):
-    """Run a group; everything of it is gone afterwards."""
-    group = MetaGroup(folder, size, **options)
+async def meta_group(
+    folder: Path,
+    size: int = 3,
+    founders: int | None = None,
+    running: int | None = None,
+    **options: str,
+):
+    """Run a group; everything of it is gone afterwards.
+
+    ``founders`` begin it, all ``size`` if not given; as many as ``running`` are started at once,
+    all founders if not given. ``options`` are those of ``serve``, by their long names.
+    """
+    founders = size if founders is None else founders
+    group = MetaGroup(folder, size, founders, options)
     await group.open()
     try:
-        for member in group.ids:
+        for member in group.ids[: founders if running is None else running]:
             group.start(member)
         yield group
     finally:
         await group.close()
+
+
+async def call(*arguments: str) -> tuple[int, str, str]:
+    """Run a command of ``onceflow meta`` in this process; return exit code, output and talk."""
+    out, err = io.StringIO(), io.StringIO()
+
+    def run() -> int:
+        try:
+            main(["meta", *arguments])
+        except SystemExit as left:
+            return left.code
+        raise AssertionError("the command line always exits")
+
+    with redirect_stdout(out), redirect_stderr(err):
+        code = await asyncio.to_thread(run)
+    return code, out.getvalue(), err.getvalue()

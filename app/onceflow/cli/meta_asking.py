@@ -169,7 +169,8 @@ class Asker:
                     if not isinstance(answer, Welcome):
                         yield answer
         finally:
-            writer.close()
+            # Not closed politely: nobody is left to wait until TLS has said farewell.
+            writer.transport.abort()
 
     async def submit(self, command: bytes) -> tuple[int, bytes]:
         """Carry a command out once; return the log index it took effect at, and the response.

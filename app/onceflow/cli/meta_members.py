@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 _COLUMNS = ("id", "role", "is_leader", "is_connected", "peer_address", "client_address")
 
 app = typer.Typer(
-    help="Show the members; add, promote and remove them.", invoke_without_command=True
+    help="""Show the members; add, promote and remove them.
+
+    Example: onceflow meta members -o json
+    """,
+    invoke_without_command=True,
 )
 
 MemberId = Annotated[int, typer.Argument(metavar="ID", min=1, help="The member's number.")]
@@ -28,10 +32,7 @@ MemberId = Annotated[int, typer.Argument(metavar="ID", min=1, help="The member's
 def members(
     connection: Connection, ctx: typer.Context, output: OutputOption = Output.TABLE
 ) -> None:
-    """Show the members as the first one that answers knows them; or change them, see below.
-
-    Example: onceflow meta members -o json
-    """
+    """Show the members as the first one that answers knows them."""
     if ctx.invoked_subcommand is not None:
         return
     found = ask_status(connection)

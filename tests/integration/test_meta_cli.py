@@ -1,0 +1,221 @@
+"""``onceflow meta`` against real members: what it prints, changes, refuses, and its exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.meta_group import HOST, call, free_ports, meta_group
+from onceflow_consensus.transport.codec import CODECS
+
+pytestmark = pytest.mark.timeout(90)
+
+CERTIFICATES = Path(__file__).parents[1] / "harness" / "certificates"
+STATUS_FIELDS = {"id", "role", "term", "leader", "commit_index", "applied_index", "members"}
+
+
+@pytest.fixture
+async def alone(tmp_path):
+    """A group of one, and a way to ask it."""
+    async with meta_group(tmp_path, size=1) as group:
+        await group.leader()
+        yield lambda *arguments: call(*arguments, f"--endpoints={group.endpoints}")
+
+
+async def test_keys_are_put_compared_deleted_and_listed(alone):
+    assert await alone("kv", "put", "a/x", "one") == (0, "version 1\n", "")
+    assert await alone("kv", "get", "a/x") == (0, "one\n", "")
+    assert await alone("kv", "cas", "a/x", "one", "two") == (0, "version 2\n", "")
+    code, out, err = await alone("kv", "cas", "a/x", "one", "three")
+    assert (code, out) == (1, "")
+    assert "version 2" in err
+    assert (await alone("kv", "cas", "a/y", "0", "new", "--by=version"))[0] == 0
+    assert (await alone("kv", "cas", "a/y", "0", "new", "--by=version"))[0] == 1
+    assert (await alone("kv", "get", "missing"))[0] == 1
+    assert (await alone("kv", "delete", "missing"))[0] == 1
+    code, out, _ = await alone("kv", "scan", "a/", "-o", "json")
+    page = json.loads(out)
+    assert page["keys"] == [
+        {"key": "a/x", "value": "two", "version": 2},
+        {"key": "a/y", "value": "new", "version": 3},
+    ]
+    assert await alone("kv", "scan", "a/", "--limit=1") == (
+        0, "a/x\t2\ttwo\n", "there are more keys: --after 'a/x'\n",
+    )  # fmt: skip
+    assert (await alone("kv", "scan", "a/", "--after=a/x"))[1] == "a/y\t3\tnew\n"
+    assert (await alone("kv", "delete", "a/x"))[0] == 0
+    assert (await alone("kv", "put", "k", "v" * 600_000))[0] == 2
+
+
+async def test_reads_name_their_consistency_and_machines_get_the_index(alone):
+    _, out, _ = await alone("kv", "put", "k", "v", "-o", "json")
+    written = json.loads(out)
+    assert written.keys() == {"key", "done", "version", "index"}
+    for options in (
+        ("--consistency=linearizable",),
+        ("--consistency=session", f"--min-index={written['index']}"),
+        ("--consistency=stale",),
+        ("--consistency=stale", "--max-age-ms=200"),
+    ):
+        code, out, _ = await alone("kv", "get", "k", *options, "-o", "json")
+        found = json.loads(out)
+        assert (code, found["value"], found["version"]) == (0, "v", 1)
+        assert found["index"] >= written["index"]
+    code, out, _ = await alone("kv", "get", "missing", "-o", "json")
+    assert (code, json.loads(out)["value"]) == (1, None)
+    code, _, err = await alone(
+        "kv", "get", "k", "--consistency=session", "--min-index=1000000", "--timeout=1"
+    )
+    assert code == 3
+    assert "more than half of the members" in err
+
+
+async def test_status_has_the_fields_of_its_contract(alone):
+    code, out, _ = await alone("status", "-o", "json")
+    status = json.loads(out)
+    assert code == 0
+    assert status.keys() >= STATUS_FIELDS
+    assert (status["id"], status["role"], status["leader"]) == (1, "leader", 1)
+    assert status["applied_index"] == status["commit_index"] > 0
+    assert [member["id"] for member in status["members"]] == [1]
+    code, out, _ = await alone("members", "-o", "json")
+    assert json.loads(out)[0]["role"] == "voter"
+    assert "leader" in (await alone("status"))[1]
+    assert HOST in (await alone("members"))[1]
+
+
+async def test_who_does_not_answer_is_exit_code_3_and_who_refuses_is_2(tmp_path):
+    (closed,) = free_ports(1)
+    code, out, err = await call("status", f"--endpoints={HOST}:{closed}", "--timeout=0.3")
+    assert (code, out) == (3, "")
+    assert f"{HOST}:{closed}" in err
+    token = tmp_path / "token"
+    token.write_text("open sesame")
+    async with meta_group(tmp_path, size=1, **{"token-file": str(token)}) as group:
+        at = f"--endpoints={group.endpoints}"
+        code, _, err = await call("kv", "put", "a", "b", at, f"--token-file={token}")
+        assert code == 0
+        code, _, err = await call("status", at)
+        assert code == 2
+        assert "--token-file" in err
+        code, _, err = await call("status", at, "--cluster=other", f"--token-file={token}")
+        assert code == 2
+        assert "--cluster" in err
+
+
+async def test_members_and_clients_speak_tls_and_strangers_do_not(tmp_path):
+    ours, strangers = CERTIFICATES / "ours", CERTIFICATES / "strangers"
+    options = {"peer-tls": str(ours), "client-tls": str(ours)}
+    async with meta_group(tmp_path, **options) as group:
+        at = f"--endpoints={group.endpoints}"
+        assert (await call("kv", "put", "a", "b", at, f"--tls={ours}", "--timeout=20"))[0] == 0
+        assert await call("kv", "get", "a", at, f"--tls={ours}") == (0, "b\n", "")
+        for other in ((), (f"--tls={strangers}",)):
+            assert (await call("kv", "get", "a", at, *other, "--timeout=0.5"))[0] == 3
+
+
+@pytest.mark.parametrize("engine", [each.value for each in CODECS])
+async def test_a_member_is_replaced_and_leadership_handed_over(tmp_path, engine):
+    async with meta_group(tmp_path, size=4, founders=3, engine=engine) as group:
+        await group.leader()
+        at = f"--endpoints={group.endpoints}"
+        await call("kv", "put", "a", "b", at)
+        group.start(4, "--join")
+        fourth = f"4={HOST}:{group.peer_ports[4]},{HOST}:{group.client_ports[4]}"
+        code, out, err = await call("members", "add", fourth, at)
+        assert (code, err) == (0, "")
+        await group.wait_equal()
+        assert (await call("members", "promote", "4", at))[0] == 0
+        target = 1 if await group.leader() != 1 else 3
+        assert await call("transfer", str(target), at) == (0, f"member {target} leads\n", "")
+        code, _, err = await call("transfer", "9", at)
+        assert code == 2
+        assert "no voter" in err
+        assert (await call("members", "remove", "2", at))[0] == 0
+        _, out, _ = await call("members", "-o", "json", at)
+        assert {each["id"]: each["role"] for each in json.loads(out)} == {
+            1: "voter", 3: "voter", 4: "voter",
+        }  # fmt: skip
+        group.kill(2)
+        assert await call("kv", "get", "a", at) == (0, "b\n", "")
+        code, _, err = await call("members", "add", fourth.replace("4=", "2=", 1), at)
+        assert code == 2
+        assert "another id" in err
+
+
+@pytest.mark.parametrize("engine", [each.value for each in CODECS])
+async def test_a_group_is_restored_from_a_backup_as_another_group(tmp_path, engine):
+    file = tmp_path / "meta.bin"
+    async with meta_group(tmp_path / "old", engine=engine) as group:
+        at = f"--endpoints={group.endpoints}"
+        for key in ("a", "b"):
+            assert (await call("kv", "put", key, key, at, "--timeout=20"))[0] == 0
+        code, out, _ = await call("backup", str(file), at, "-o", "json")
+        taken = json.loads(out)
+        assert (code, taken["bytes"]) == (0, file.stat().st_size)
+        assert (await call("backup", str(file), at))[0] == 2
+        group.kill(1)
+        group.kill(2)
+        assert (await call("backup", str(tmp_path / "no.bin"), at, "--timeout=0.5"))[0] == 3
+        assert (await call("backup", "--stale", str(tmp_path / "stale.bin"), at))[0] == 0
+        assert not (tmp_path / "no.bin").exists()
+
+    async with meta_group(tmp_path / "new", cluster="new", engine=engine, running=0) as group:
+        for member in group.ids:
+            code, out, err = await call("restore", str(file), *group.options_of(member))
+            assert (code, err) == (0, "")
+            assert f"index {taken['index']}" in out
+            group.start(member)
+        at = (f"--endpoints={group.endpoints}", "--cluster=new", "--timeout=20")
+        assert await call("kv", "get", "b", *at) == (0, "b\n", "")
+        assert await call("kv", "put", "c", "c", *at) == (0, "version 3\n", "")
+        code, _, err = await call("restore", str(file), *group.options_of(1))
+        assert code == 2
+        assert "not empty" in err
+
+
+async def test_a_damaged_backup_is_exit_code_4_and_makes_nothing(tmp_path):
+    async with meta_group(tmp_path / "old", size=1) as group:
+        at = (f"--endpoints={group.endpoints}", "--timeout=20")
+        await call("kv", "put", "a", "b", *at)
+        await call("backup", str(tmp_path / "good.bin"), *at)
+    content = bytearray((tmp_path / "good.bin").read_bytes())
+    content[len(content) // 2] ^= 1
+    for name, damaged in (("bad.bin", content), ("cut.bin", content[:-3])):
+        (tmp_path / name).write_bytes(damaged)
+        target = tmp_path / f"{name}.restored"
+        code, _, err = await call("restore", str(tmp_path / name), f"--dir={target}")
+        assert code == 4
+        assert "cannot be used" in err
+        assert not target.exists()
+
+
+async def test_a_damaged_log_and_a_directory_in_use_are_refused(tmp_path):
+    async with meta_group(tmp_path, size=1) as group:
+        at = (f"--endpoints={group.endpoints}", "--timeout=20")
+        for number in range(5):
+            await call("kv", "put", "a", str(number), *at)
+        again = group.start(1)
+        assert await asyncio.to_thread(again.wait, 20) == 2
+        assert "another process" in group.log_of(1).read_text()
+    (segment,) = (group.directory_of(1) / "log").glob("*.seg*")
+    content = bytearray(segment.read_bytes())
+    end = len(bytes(content).rstrip(b"\0"))
+    content[end // 2] ^= 1
+    segment.write_bytes(content)
+    broken = group.start(1)
+    assert await asyncio.to_thread(broken.wait, 20) == 4
+    assert "learner" in group.log_of(1).read_text()
+
+
+async def test_a_member_ends_in_order_when_it_is_told_to(tmp_path):
+    async with meta_group(tmp_path, size=1) as group:
+        await group.leader()
+        process = group.processes[1]
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, 20) == 0
+        group.start(1)
+        await group.leader()
