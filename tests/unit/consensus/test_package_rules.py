@@ -37,7 +37,7 @@ def test_modules_do_not_import_the_application(path):
     assert not {name for name in names if name.partition(".")[0] == "onceflow"}
 
 
-@pytest.mark.parametrize("room", ["raft", "quorum"])
+@pytest.mark.parametrize("room", ["raft", "paxos", "quorum"])
 def test_the_engine_imports_nothing_that_does_io_and_no_tests(room):
     for path in (PACKAGE / room).glob("*.py"):
         roots = {name.partition(".")[0] for name in imported(path)}

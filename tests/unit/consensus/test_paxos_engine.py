@@ -1,0 +1,781 @@
+"""One Paxos replica whose peers the test plays: promises, adoption, acceptance, invariants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import onceflow_consensus
+from onceflow_consensus.errors import (
+    ConfChangeRefused,
+    DropReason,
+    InvalidOptions,
+    InvariantViolation,
+    MessageRefused,
+    ProposalDropped,
+)
+from onceflow_consensus.paxos.acceptor import install_snapshot
+from onceflow_consensus.paxos.messages import NO_BALLOT, Ballot, PaxosKind, PaxosMessage
+from onceflow_consensus.paxos.node import PaxosNode
+from onceflow_consensus.paxos.proposer import _open
+from onceflow_consensus.paxos.roles import SHOWN_ROLES, Cause, Phase, next_phase, phase_diagram
+from onceflow_consensus.paxos.state import Promise
+from onceflow_consensus.raft.confchange import (
+    ChangeOp,
+    ConfChange,
+    SingleChange,
+    encode_conf_change,
+)
+from onceflow_consensus.raft.configuration import configuration_of
+from onceflow_consensus.raft.messages import (
+    Entry,
+    EntryId,
+    EntryKind,
+    HardState,
+    RaftSnapshot,
+)
+from onceflow_consensus.raft.node import Report
+from onceflow_consensus.raft.options import RaftOptions, ReadMode, StorageMode
+from onceflow_consensus.raft.progress import ProgressState
+from onceflow_consensus.testing.memory_log import MemoryLog
+
+K = PaxosKind
+
+
+class Acceptors:
+    """A replica, its disk, and what it sent; everything is done at once unless a test waits."""
+
+    def __init__(self, terms=(), *, peer=1, voters=(1, 2, 3), learners=(), hard=None, **options):
+        members = configuration_of(frozenset(voters), frozenset(learners))
+        self.log = MemoryLog(RaftSnapshot(1, 1, members))
+        self.log.put(tuple(Entry(term, 2 + i, data=b"%d" % term) for i, term in enumerate(terms)))
+        self.log.hard_state = hard or HardState(max(terms, default=1), 9, 1)
+        options = {"election_ticks": 4, **options}
+        self.node = PaxosNode(RaftOptions(peer, **options), self.log, applied_index=1)
+        self.peer, self.applied = peer, []
+
+    @classmethod
+    def again(cls, before):
+        """Start again from the same disk."""
+        replica = cls.__new__(cls)
+        replica.log, replica.peer, replica.applied = before.log, before.peer, []
+        replica.node = PaxosNode(before.state.options, before.log, applied_index=1)
+        return replica
+
+    @property
+    def state(self):
+        return self.node.state
+
+    def work(self):
+        sent = []
+        while self.node.has_ready():
+            ready = self.node.ready()
+            if ready.raft_snapshot is not None:
+                self.log.install(ready.raft_snapshot)
+            self.log.put(ready.entries)
+            self.log.hard_state = ready.hard_state or self.log.hard_state
+            sent += [*ready.messages, *ready.messages_after_persist]
+            for entry in ready.committed_entries:
+                self.applied.append(entry)
+                if entry.kind is not EntryKind.NORMAL:
+                    self.node.apply_conf_change(entry)
+            self.node.advance()
+        return [m for m in sent if m.kind not in (K.HEARTBEAT, K.HEARTBEAT_REPLY)]
+
+    def receive(self, kind, sender, term=None, **fields):
+        term = self.state.promised.number if term is None else term
+        self.node.step(PaxosMessage(kind, sender, self.peer, term, **fields))
+        return self.work()
+
+    def promise(self, sender, last=(1, 1), **fields):
+        fields.setdefault("commit_index", 1)
+        return self.receive(K.PROMISE, sender, log_term=last[0], index=last[1], **fields)
+
+    def accepted(self, sender, index=None, **fields):
+        index = self.state.log.last_index if index is None else index
+        return self.receive(K.ACCEPTED, sender, index=index, **fields)
+
+    def prepare(self):
+        self.node.campaign()
+        return self.work()
+
+    def lead(self):
+        self.prepare()
+        self.promise(2)
+        self.accepted(2)
+        assert self.state.phase is Phase.ACCEPT
+        return self
+
+    def terms(self):
+        log = self.state.log
+        return [log.term_at(index) for index in range(2, log.last_index + 1)]
+
+    def answers(self, peer, *, elected=None, is_content=True):
+        """Let a peer answer the heartbeat of this tick."""
+        elected = elected or self.state.elections.elected
+        self.receive(
+            K.HEARTBEAT_REPLY,
+            peer,
+            0,
+            vote=elected.owner,
+            log_term=elected.number,
+            index=self.state.elections.now,
+            rejected=not is_content,
+        )
+
+
+def entries(*pairs):
+    return tuple(Entry(term, index, data=b"%d" % term) for term, index in pairs)
+
+
+def kinds(messages):
+    return [message.kind for message in messages]
+
+
+def test_a_promise_brings_what_the_proposer_lacks_and_refuses_lower_ballots():
+    replica = Acceptors((2, 2))
+    (promise,) = replica.receive(K.PREPARE, 2, 5, log_term=2, index=2, commit_index=1)
+    assert (promise.kind, promise.to, promise.term) == (K.PROMISE, 2, 5)
+    assert promise.position == EntryId(2, 3)
+    assert promise.entries == entries((2, 3))
+    assert replica.log.hard_state == HardState(5, 2, 1)
+    for term, sender in ((4, 3), (5, 3)):
+        (refusal,) = replica.receive(K.ACCEPT, sender, term, log_term=2, index=3)
+        assert (refusal.kind, refusal.term, refusal.vote) == (K.REFUSE, 5, 2)
+        assert refusal.index == term
+
+
+def test_a_promise_leaves_only_when_it_is_durable():
+    replica = Acceptors()
+    replica.node.step(PaxosMessage(K.PREPARE, 2, 1, 5, log_term=1, index=1))
+    ready = replica.node.ready()
+    assert ready.hard_state == HardState(5, 2, 1)
+    assert ready.must_sync
+    assert kinds(ready.messages) == []
+    assert kinds(ready.messages_after_persist) == [K.PROMISE]
+
+
+def test_a_promise_brings_nothing_to_who_holds_as_much():
+    replica = Acceptors((2,))
+    (promise,) = replica.receive(K.PREPARE, 2, 5, log_term=3, index=2)
+    assert promise.entries == ()
+
+
+def test_a_promise_begins_at_what_is_decided_if_the_logs_differ():
+    replica = Acceptors((2, 3))
+    (promise,) = replica.receive(K.PREPARE, 2, 5, log_term=2, index=3, commit_index=1)
+    assert promise.entries == entries((2, 2), (3, 3))
+
+
+def test_a_promise_brings_a_snapshot_in_place_of_what_is_compacted():
+    replica = Acceptors((2, 2, 2), hard=HardState(2, 9, 4))
+    replica.log.newest_snapshot = lambda: RaftSnapshot(3, 2, configuration_of(frozenset({1, 2, 3})))
+    replica.work()
+    replica.log.compact(3)
+    (promise,) = replica.receive(K.PREPARE, 2, 5, log_term=1, index=1, commit_index=1)
+    assert promise.raft_snapshot.index == 3
+    assert promise.entries == ()
+
+
+def test_a_ballot_is_opened_with_a_quorum_and_the_own_durable_promise():
+    replica = Acceptors()
+    replica.node.campaign()
+    ready = replica.node.ready()
+    assert {m.to for m in ready.messages if m.kind is K.PREPARE} == {2, 3}
+    ballot = replica.state.promised
+    assert ballot == Ballot(2, 1)
+    for peer in (2, 3):
+        replica.node.step(PaxosMessage(K.PROMISE, peer, 1, 2, log_term=1, index=1))
+    assert replica.state.phase is Phase.PREPARE
+    assert SHOWN_ROLES[replica.state.phase].name == "FOLLOWER"
+    replica.node.advance()
+    assert replica.state.phase is Phase.ACCEPT
+    sent = replica.work()
+    assert [m.kind for m in sent] == [K.ACCEPT_SYNC, K.ACCEPT_SYNC]
+    assert replica.state.log.last_id == EntryId(2, 2)
+
+
+def test_the_highest_log_of_a_quorum_is_adopted_by_its_last_term_and_then_by_its_length():
+    replica = Acceptors((2, 2, 2), voters=(1, 2, 3, 4, 5), hard=HardState(3, 9, 1))
+    replica.prepare()
+    replica.promise(2, (2, 5), entries=entries((2, 5)))
+    assert replica.terms() == [2, 2, 2]
+    replica.promise(3, (3, 3), entries=entries((2, 2), (3, 3)))
+    assert replica.terms() == [2, 3, replica.state.promised.number]
+
+
+def test_an_own_log_that_is_highest_needs_nothing():
+    replica = Acceptors((2, 3))
+    replica.prepare()
+    sent = replica.promise(2, (2, 4))
+    assert replica.terms() == [2, 3, 4]
+    (sync,) = [m for m in sent if m.kind is K.ACCEPT_SYNC]
+    # Where its log differs is not known: it is sent all that it does not know to be decided.
+    assert (sync.to, sync.position, len(sync.entries)) == (2, EntryId(1, 1), 3)
+
+
+def test_what_is_adopted_comes_in_pieces_and_is_asked_for():
+    replica = Acceptors(max_message_bytes=0)
+    replica.prepare()
+    (asked,) = replica.promise(2, (1, 4), entries=entries((1, 2)))
+    assert (asked.kind, asked.position) == (K.PREPARE, EntryId(1, 2))
+    assert replica.promise(2, (1, 4), entries=entries((1, 2))) == []
+    (asked,) = replica.promise(2, (1, 4), entries=entries((1, 3)))
+    assert asked.position == EntryId(1, 3)
+    replica.promise(2, (1, 4), entries=entries((1, 4)))
+    assert replica.terms() == [1, 1, 1, 2]
+
+
+def test_what_does_not_follow_is_ignored_and_what_contradicts_itself_refused():
+    replica = Acceptors(max_message_bytes=0)
+    replica.prepare()
+    replica.promise(2, (1, 6), entries=entries((1, 2)))
+    replica.promise(2, (1, 6), entries=entries((1, 5)))
+    assert replica.terms() == [1]
+    with pytest.raises(MessageRefused):
+        replica.promise(2, (1, 6), entries=entries((1, 3), (1, 6)))
+    with pytest.raises(MessageRefused):
+        replica.promise(2, (1, 6), entries=entries((2, 3)))
+    assert replica.terms() == [1]
+
+
+def test_a_promise_that_brings_nothing_is_asked_again():
+    replica = Acceptors()
+    replica.prepare()
+    (asked,) = replica.promise(2, (1, 4))
+    assert (asked.kind, asked.to) == (K.PREPARE, 2)
+    replica.answers(2)
+    replica.node.tick(8)
+    assert {m.to for m in replica.work() if m.kind is K.PREPARE} == {2, 3}
+    replica.promise(3)
+    replica.node.tick(8)
+    assert {m.to for m in replica.work() if m.kind is K.PREPARE} == {2}
+
+
+def test_what_a_peer_promised_before_it_refused_is_not_adopted():
+    replica = Acceptors(voters=(1, 2, 3, 4, 5))
+    replica.prepare()
+    replica.promise(2, (1, 9), entries=entries((1, 2)))
+    replica.receive(K.REFUSE, 2, 7, vote=5, index=2)
+    replica.promise(3)
+    (asked,) = replica.promise(4, (1, 4), entries=entries((1, 2)))
+    assert (asked.kind, asked.to, asked.position) == (K.PREPARE, 4, EntryId(1, 1))
+    assert replica.terms() == []
+
+
+def test_a_change_known_to_be_decided_by_another_is_applied_before_the_ballot_is_opened():
+    data = encode_conf_change(ConfChange((SingleChange(ChangeOp.ADD_VOTER, 4),)))
+    replica = Acceptors()
+    replica.log.put((Entry(1, 2, EntryKind.CONF_CHANGE_V2, data),))
+    replica = Acceptors.again(replica)
+    replica.prepare()
+    sent = replica.promise(2, (1, 2), commit_index=2)
+    assert replica.applied[-1].index == 2
+    assert 4 in {m.to for m in sent if m.kind is K.PREPARE}
+    assert replica.state.phase is Phase.PREPARE
+
+
+def test_a_smaller_membership_may_have_decided_more():
+    replica = Acceptors(voters=(1, 2, 3, 4), max_inflight_messages=1)
+    replica.prepare()
+    replica.promise(2)
+    replica.promise(3)
+    replica.accepted(2, index=2)
+    replica.accepted(3, index=2)
+    replica.node.propose_conf_change(ConfChange((SingleChange(ChangeOp.REMOVE, 4),)))
+    replica.work()
+    replica.accepted(2, index=3)
+    ready_before = replica.state.log.commit_index
+    replica.node.transfer_leadership(2)
+    replica.accepted(3, index=3)
+    assert (ready_before, replica.state.log.commit_index) == (2, 3)
+    assert replica.state.tracker.voters == {1, 2, 3}
+    assert replica.node.status.transferee == 2
+    for _ in range(4):
+        for peer in (2, 3):
+            replica.answers(peer)
+        replica.node.tick(8)
+    assert replica.node.status.transferee == 0
+
+
+def test_a_proposer_counts_again_when_the_quorum_becomes_smaller():
+    # Nothing is proposed after a change, but the next proposer's first entry may stand there.
+    data = encode_conf_change(ConfChange((SingleChange(ChangeOp.REMOVE, 4),)))
+    replica = Acceptors(voters=(1, 2, 3, 4))
+    replica.log.put((Entry(1, 2, EntryKind.CONF_CHANGE_V2, data),))
+    replica = Acceptors.again(replica)
+    replica.prepare()
+    replica.promise(2, (1, 2))
+    replica.promise(3, (1, 2))
+    replica.accepted(2, index=3)
+    assert replica.state.log.commit_index == 1
+    replica.accepted(3, index=3)
+    assert replica.state.log.commit_index == 3
+
+
+def test_what_waited_for_the_window_is_sent_with_the_decision():
+    replica = Acceptors(max_inflight_messages=1).lead()
+    replica.node.propose(b"a")
+    replica.node.propose(b"b")
+    (first,) = replica.work()
+    (second,) = replica.accepted(2, index=3)
+    assert [m.kind for m in (first, second)] == [K.ACCEPT, K.ACCEPT]
+    assert (second.index, second.commit_index) == (3, 3)
+
+
+def test_one_that_was_probed_is_told_what_was_decided_meanwhile():
+    replica = Acceptors().lead()
+    replica.promise(3)
+    replica.node.propose(b"a")
+    replica.work()
+    replica.node.report(3, Report.UNREACHABLE)
+    for peer in (2, 3):
+        replica.answers(peer)
+    replica.node.tick(8)
+    replica.work()
+    assert {m.to for m in replica.accepted(2)} == {2}
+    assert replica.accepted(3, index=0) == []
+    (told,) = replica.accepted(3)
+    assert (told.kind, told.to, told.commit_index) == (K.DECIDE, 3, 3)
+
+
+def test_nothing_is_asked_of_one_for_whom_there_is_no_snapshot_yet():
+    replica = Acceptors((1, 1, 1), hard=HardState(1, 9, 4))
+    replica.work()
+    replica.log.compact(4)
+    replica.log.newest_snapshot = lambda: None
+    replica.prepare()
+    replica.promise(2)
+    replica.promise(3, (1, 4))
+    sent = replica.accepted(3)
+    assert {m.to for m in sent} == {3}
+    for peer in (2, 3):
+        replica.answers(peer)
+    replica.node.tick(8)
+    assert {m.to for m in replica.work()} == {3}
+
+
+def test_who_leads_does_not_take_over_again_and_heartbeats_keep_their_interval():
+    replica = Acceptors(heartbeat_ticks=2).lead()
+    ballot = replica.state.promised
+    replica.node.campaign()
+    assert replica.state.promised == ballot
+    replica.answers(2)
+    replica.node.tick(8)
+    assert not replica.node.has_ready()
+    replica.node.tick(8)
+    assert replica.node.has_ready()
+
+
+def test_a_proposer_gives_up_when_what_it_must_adopt_does_not_come():
+    replica = Acceptors()
+    replica.prepare()
+    replica.promise(2, (1, 4))
+    for _ in range(4):
+        assert replica.state.phase is Phase.PREPARE
+        replica.answers(2)
+        replica.node.tick(8)
+    assert replica.state.phase is Phase.FOLLOW
+
+
+def test_a_higher_log_that_comes_up_later_is_adopted_under_the_next_ballot():
+    replica = Acceptors(max_message_bytes=0)
+    replica.prepare()
+    replica.promise(2, (1, 3), entries=entries((1, 2)))
+    replica.promise(3, (1, 5), entries=entries((1, 2)))
+    replica.promise(2, (1, 3), entries=entries((1, 3)))
+    assert (replica.state.phase, replica.state.promised) == (Phase.PREPARE, Ballot(3, 1))
+
+
+def test_a_snapshot_is_adopted_with_its_members():
+    replica = Acceptors()
+    replica.prepare()
+    members = configuration_of(frozenset({1, 2}))
+    replica.promise(2, (1, 7), raft_snapshot=RaftSnapshot(6, 1, members))
+    assert replica.state.log.first_index == 7
+    replica.promise(2, (1, 7), entries=entries((1, 7)))
+    assert replica.state.phase is Phase.ACCEPT
+    assert replica.state.tracker.voters == {1, 2}
+
+
+def test_a_decided_change_that_was_adopted_is_applied_before_the_ballot_is_opened():
+    replica = Acceptors()
+    replica.node.campaign()
+    replica.work()
+    data = encode_conf_change(ConfChange((SingleChange(ChangeOp.ADD_VOTER, 4),)))
+    change = Entry(1, 2, EntryKind.CONF_CHANGE_V2, data)
+    message = PaxosMessage(
+        K.PROMISE, 2, 1, 2, log_term=1, index=2, entries=(change,), commit_index=2
+    )
+    replica.node.step(message)
+    assert replica.state.has_unapplied_change
+    assert replica.state.phase is Phase.PREPARE
+    sent = replica.work()
+    # Two of three had promised; two of four are no quorum.
+    assert replica.state.phase is Phase.PREPARE
+    assert 4 in {m.to for m in sent if m.kind is K.PREPARE}
+    replica.promise(4)
+    assert replica.state.phase is Phase.ACCEPT
+
+
+def test_who_is_removed_by_what_it_adopts_gives_up():
+    replica = Acceptors()
+    replica.prepare()
+    data = encode_conf_change(ConfChange((SingleChange(ChangeOp.REMOVE, 1),)))
+    change = Entry(1, 2, EntryKind.CONF_CHANGE_V2, data)
+    replica.promise(2, (1, 2), entries=(change,), commit_index=2)
+    assert replica.state.phase is Phase.FOLLOW
+    assert not replica.state.is_voter
+    replica.node.campaign()
+    assert replica.state.phase is Phase.FOLLOW
+
+
+def test_a_refused_proposer_goes_on_while_a_quorum_may_promise():
+    replica = Acceptors(voters=(1, 2, 3, 4, 5))
+    replica.prepare()
+    refusal = {"vote": 5, "index": 2}
+    replica.receive(K.REFUSE, 2, 7, **refusal)
+    replica.receive(K.REFUSE, 3, 7, vote=5, index=1)
+    replica.receive(K.REFUSE, 3, 7, **refusal)
+    assert replica.state.phase is Phase.PREPARE
+    replica.promise(3)
+    replica.receive(K.REFUSE, 4, 7, **refusal)
+    assert replica.state.phase is Phase.PREPARE
+    replica.promise(5)
+    assert replica.state.phase is Phase.ACCEPT
+    # An acceptor that promised somebody else meanwhile takes the quorum away.
+    replica.receive(K.REFUSE, 5, 7, **refusal)
+    assert replica.state.phase is Phase.FOLLOW
+    assert replica.state.elections.elected == Ballot(7, 5)
+
+
+def test_a_proposer_that_too_many_refuse_gives_up():
+    replica = Acceptors()
+    replica.prepare()
+    for peer in (2, 3):
+        replica.receive(K.REFUSE, peer, 7, vote=3, index=2)
+    assert replica.state.phase is Phase.FOLLOW
+    replica.prepare()
+    assert replica.state.promised == Ballot(8, 1)
+
+
+def test_of_two_owners_of_a_number_the_higher_one_tries_the_next():
+    higher, lower = Acceptors(peer=3), Acceptors(peer=2)
+    for replica in (higher, lower):
+        replica.prepare()
+    higher.receive(K.REFUSE, 2, 2, vote=2, index=2)
+    assert (higher.state.phase, higher.state.promised) == (Phase.PREPARE, Ballot(3, 3))
+    lower.receive(K.REFUSE, 3, 2, vote=3, index=2)
+    assert (lower.state.phase, lower.state.promised) == (Phase.PREPARE, Ballot(2, 2))
+    lower.receive(K.REFUSE, 1, 2, vote=3, index=2)
+    assert lower.state.phase is Phase.FOLLOW
+
+
+def test_answers_to_another_ballot_are_dropped():
+    replica = Acceptors()
+    replica.promise(2)
+    replica.prepare()
+    replica.receive(K.PROMISE, 2, 1, log_term=1, index=1)
+    replica.accepted(2)
+    assert replica.state.phase is Phase.PREPARE
+
+
+def test_an_acceptor_takes_what_follows_and_says_what_it_misses():
+    replica = Acceptors((2, 2))
+    (accepted,) = replica.receive(
+        K.ACCEPT, 2, 5, log_term=2, index=3, entries=entries((5, 4)), commit_index=3
+    )
+    assert (accepted.kind, accepted.index, accepted.rejected) == (K.ACCEPTED, 4, False)
+    assert replica.node.status.raft_leader == 2
+    assert replica.state.log.commit_index == 3
+    (missed,) = replica.receive(K.DECIDE, 2, log_term=5, index=9, commit_index=9)
+    assert (missed.rejected, missed.index, missed.reject_hint) == (True, 9, 4)
+    assert replica.receive(K.DECIDE, 2, log_term=5, index=4, commit_index=4) == []
+    assert replica.state.log.commit_index == 4
+    (late,) = replica.receive(K.ACCEPT, 2, log_term=1, index=1, entries=entries((2, 2)))
+    assert (late.index, late.rejected) == (4, False)
+    with pytest.raises(MessageRefused):
+        replica.receive(K.ACCEPT, 2, log_term=5, index=4, entries=entries((6, 5)))
+
+
+def test_what_conflicts_is_replaced_and_what_agrees_is_kept():
+    replica = Acceptors((2, 2, 3))
+    replica.receive(K.ACCEPT, 2, 5, log_term=1, index=1, entries=entries((2, 2)))
+    assert replica.terms() == [2, 2, 3]
+    replica.receive(K.ACCEPT, 2, 5, log_term=2, index=2, entries=entries((4, 3)))
+    assert replica.terms() == [2, 4]
+
+
+def test_snapshots_are_taken_if_they_bring_something_and_know_this_replica():
+    members = configuration_of(frozenset({1, 2, 3}))
+    replica = Acceptors((2, 2))
+    (told,) = replica.receive(K.SNAP, 2, 5, raft_snapshot=RaftSnapshot(1, 1, members))
+    assert told.index == 1
+    strangers = configuration_of(frozenset({2, 3}))
+    (told,) = replica.receive(K.SNAP, 2, raft_snapshot=RaftSnapshot(9, 2, strangers))
+    assert told.index == 1
+    (told,) = replica.receive(K.SNAP, 2)
+    assert told.index == 1
+    (told,) = replica.receive(K.SNAP, 2, raft_snapshot=RaftSnapshot(2, 2, members))
+    assert (told.index, replica.terms()) == (2, [2, 2])
+    (told,) = replica.receive(K.SNAP, 2, raft_snapshot=RaftSnapshot(9, 4, members))
+    assert (told.index, replica.state.log.first_index) == (9, 10)
+
+
+def test_acceptors_are_sent_what_they_lack_and_stepped_back_to_when_something_was_lost():
+    replica = Acceptors().lead()
+    replica.node.propose(b"a")
+    (accept,) = replica.work()
+    assert (accept.kind, accept.to, accept.index) == (K.ACCEPT, 2, 2)
+    replica.node.propose(b"b")
+    replica.work()
+    (again,) = replica.accepted(2, index=3, rejected=True, reject_hint=2, log_term=2)
+    assert (again.kind, again.index, len(again.entries)) == (K.ACCEPT, 2, 2)
+    assert replica.accepted(2, index=3, rejected=True, reject_hint=2) == []
+    replica.accepted(2)
+    assert replica.state.log.commit_index == 4
+    # An answer of an acceptor without a promise of this ballot raises nothing further.
+    assert replica.accepted(2, index=2) == []
+
+
+def test_a_probe_without_entries_asks_for_the_position():
+    replica = Acceptors().lead()
+    replica.node.report(2, Report.UNREACHABLE)
+    assert replica.state.tracker.progress[2].state is ProgressState.PROBE
+    for peer in (2, 3):
+        replica.answers(peer)
+    replica.node.tick(8)
+    sent = replica.work()
+    asked = [m for m in sent if m.to == 2]
+    assert [(m.kind, m.index, m.entries) for m in asked] == [(K.ACCEPT, 2, ())]
+    (again,) = replica.accepted(2, index=2, rejected=True, reject_hint=2)
+    assert (again.kind, again.index) == (K.ACCEPT, 2)
+    assert [m.to for m in sent if m.kind is K.PREPARE] == [3]
+    replica.node.report(9, Report.UNREACHABLE)
+    replica.node.report(9, Report.SNAPSHOT_FAILED)
+
+
+def test_a_snapshot_goes_to_who_is_heard_and_is_reported_on():
+    replica = Acceptors((1, 1, 1), hard=HardState(1, 9, 4))
+    members = configuration_of(frozenset({1, 2, 3}))
+    replica.work()
+    replica.log.compact(4)
+    replica.log.newest_snapshot = lambda: None
+    replica.prepare()
+    for peer in (2, 3):
+        replica.answers(peer)
+    assert replica.promise(2) == []
+    assert replica.state.phase is Phase.ACCEPT
+    replica.log.newest_snapshot = lambda: RaftSnapshot(4, 1, members)
+    replica.node.tick(8)
+    (snap,) = [m for m in replica.work() if m.kind is K.SNAP]
+    progress = replica.state.tracker.progress[2]
+    assert (snap.to, progress.state) == (2, ProgressState.SNAPSHOT)
+    replica.node.tick(8)
+    assert not [m for m in replica.work() if m.to == 2 and m.kind is K.ACCEPT]
+    replica.node.report(2, Report.SNAPSHOT_FAILED)
+    assert progress.next_index == 2
+    replica.node.tick(8)
+    replica.work()
+    replica.node.report(2, Report.SNAPSHOT_DELIVERED)
+    assert (progress.state, progress.next_index) == (ProgressState.PROBE, 5)
+    replica.accepted(2, index=4)
+    assert progress.state is ProgressState.REPLICATE
+
+
+def test_a_snapshot_that_arrived_needs_no_report():
+    replica = Acceptors((1, 1, 1), hard=HardState(1, 9, 4))
+    replica.work()
+    replica.log.compact(4)
+    members = configuration_of(frozenset({1, 2, 3}))
+    replica.log.newest_snapshot = lambda: RaftSnapshot(4, 1, members)
+    replica.prepare()
+    replica.answers(2)
+    (snap,) = replica.promise(2)
+    assert snap.kind is K.SNAP
+    progress = replica.state.tracker.progress[2]
+    replica.accepted(2, index=2)
+    assert progress.state is ProgressState.SNAPSHOT
+    replica.accepted(2, index=4)
+    assert progress.state is ProgressState.REPLICATE
+
+
+def test_only_an_entry_of_the_own_ballot_is_decided_by_counting():
+    replica = Acceptors((1,))
+    replica.prepare()
+    replica.promise(2, (1, 2))
+    assert replica.state.log.commit_index == 1
+    replica.accepted(2, index=2)
+    assert replica.state.log.commit_index == 1
+    replica.accepted(2, index=3)
+    assert replica.state.log.commit_index == 3
+
+
+def test_nothing_is_proposed_after_a_membership_change_until_it_is_applied():
+    replica = Acceptors().lead()
+    replica.node.propose_conf_change(ConfChange((SingleChange(ChangeOp.ADD_LEARNER, 4),)))
+    replica.work()
+    for propose in (
+        lambda: replica.node.propose(b"x"),
+        lambda: replica.node.propose_conf_change(ConfChange()),
+    ):
+        with pytest.raises(ProposalDropped) as dropped:
+            propose()
+        assert dropped.value.reason is DropReason.RECONFIGURING
+    sent = replica.accepted(2)
+    assert 4 in {m.to for m in sent if m.kind is K.PREPARE}
+    replica.node.propose(b"x")
+
+
+def test_a_seal_that_a_new_proposer_finds_holds_for_it_as_well():
+    data = encode_conf_change(ConfChange((SingleChange(ChangeOp.ADD_LEARNER, 4),)))
+    replica = Acceptors()
+    replica.prepare()
+    change = Entry(1, 2, EntryKind.CONF_CHANGE_V2, data)
+    replica.promise(2, (1, 2), entries=(change,))
+    assert replica.state.seal_index == 2
+    with pytest.raises(ProposalDropped):
+        replica.node.propose(b"x")
+    replica.accepted(2)
+    replica.node.propose(b"x")
+
+
+def test_a_change_is_taken_at_the_end_of_a_proposal_only():
+    replica = Acceptors().lead()
+    data = encode_conf_change(ConfChange((SingleChange(ChangeOp.ADD_LEARNER, 4),)))
+    change = Entry(kind=EntryKind.CONF_CHANGE_V2, data=data)
+    replica.receive(K.PROPOSE, 2, 0, entries=(change, Entry(data=b"x")))
+    kept = replica.state.log.slice(3, 5, 10**6)
+    assert [(entry.kind, entry.data) for entry in kept] == [
+        (EntryKind.NORMAL, b""),
+        (EntryKind.NORMAL, b"x"),
+    ]
+
+
+def test_without_validation_a_change_that_does_not_fit_is_refused_when_it_is_applied():
+    replica = Acceptors(validate_conf_changes=False).lead()
+    replica.node.propose_conf_change(ConfChange())
+    with pytest.raises(ConfChangeRefused):
+        replica.accepted(2)
+
+
+def test_a_change_that_a_snapshot_overtook_is_not_applied():
+    replica = Acceptors()
+    assert replica.node.apply_conf_change(Entry(1, 1, EntryKind.CONF_CHANGE_V2)) is None
+
+
+def test_a_transfer_ends_when_its_target_is_no_voter_any_more():
+    replica = Acceptors().lead()
+    replica.node.propose_conf_change(ConfChange((SingleChange(ChangeOp.REMOVE, 3),)))
+    replica.work()
+    replica.node.transfer_leadership(3)
+    assert replica.node.status.transferee == 3
+    replica.node.transfer_leadership(3)
+    replica.accepted(2)
+    assert replica.node.status.transferee == 0
+    replica.node.transfer_leadership(9)
+    assert replica.node.status.transferee == 0
+    replica.node.transfer_leadership(2)
+    replica.node.transfer_leadership(1)
+    assert replica.node.status.transferee == 0
+
+
+def test_a_wish_for_the_lead_goes_nowhere_while_nobody_leads():
+    replica = Acceptors()
+    replica.node.transfer_leadership(1)
+    assert replica.work() == []
+
+
+def test_what_a_peer_that_follows_a_dead_ballot_refuses_is_overcome_by_a_higher_one():
+    replica = Acceptors().lead()
+    ballot = replica.state.promised
+    for _ in range(9):
+        replica.answers(2, elected=ballot)
+        replica.answers(3, elected=Ballot(9, 7), is_content=False)
+        replica.node.tick(6)
+        replica.work()
+        if replica.state.promised != ballot:
+            break
+    assert replica.state.promised == Ballot(10, 1)
+
+
+def test_one_that_leads_rests_while_a_higher_ballot_is_led_by_somebody():
+    replica = Acceptors().lead()
+    ballot = replica.state.promised
+    for _ in range(12):
+        replica.answers(2, elected=ballot)
+        replica.answers(3, elected=Ballot(9, 7))
+        replica.node.tick(6)
+        replica.work()
+    assert replica.state.promised == ballot
+    assert replica.state.phase is Phase.ACCEPT
+
+
+def test_late_and_foreign_heartbeats_prove_nothing():
+    replica = Acceptors()
+    elections = replica.state.elections
+    replica.node.tick(8)
+    replica.receive(K.HEARTBEAT_REPLY, 2, 0, index=1)
+    assert elections.is_heard(2)
+    replica.receive(K.HEARTBEAT_REPLY, 2, 0, index=0)
+    replica.receive(K.HEARTBEAT_REPLY, 3, 0, index=5)
+    assert not elections.is_heard(3)
+    for _ in range(4):
+        replica.node.tick(8)
+    assert not elections.is_heard(2)
+    replica.work()
+    replica.node.step(PaxosMessage(K.HEARTBEAT, 9, 1))
+    assert not replica.node.has_ready()
+    with pytest.raises(MessageRefused):
+        replica.node.step(PaxosMessage(K.HEARTBEAT_REPLY, 9, 1))
+
+
+def test_the_readme_shows_the_diagram_of_the_table():
+    readme = Path(onceflow_consensus.__file__).parents[1] / "README.md"
+    assert f"```mermaid\n{phase_diagram()}\n```" in readme.read_text(encoding="utf-8")
+
+
+def test_an_option_that_the_engine_does_not_have_is_refused():
+    with pytest.raises(InvalidOptions):
+        PaxosNode(RaftOptions(1, read_mode=ReadMode.LEASE), MemoryLog())
+    assert NO_BALLOT < Ballot(1, 1) < Ballot(1, 2) < Ballot(2, 1)
+
+
+def open_too_early(replica):
+    replica.prepare()
+    replica.state.proposal.promises[2] = Promise(EntryId(1, 9), 1)
+    _open(replica.state)
+
+
+def install_while_open(replica):
+    replica.lead()
+    members = configuration_of(frozenset({1, 2, 3}))
+    install_snapshot(replica.state, RaftSnapshot(9, 9, members))
+
+
+def take_two(replica):
+    replica.node.campaign()
+    replica.node.ready()
+    replica.node.ready()
+
+
+@pytest.mark.parametrize(
+    ("invariant_id", "breaks"),
+    [
+        ("INV-PAXOS-1", lambda replica: next_phase(Phase.FOLLOW, Cause.PREPARED)),
+        ("INV-PAXOS-2", lambda replica: Acceptors(hard=HardState(1, 1, 7))),
+        ("INV-PAXOS-3", lambda replica: replica.state.post(PaxosMessage(K.PREPARE, 1, 2, 77))),
+        ("INV-PAXOS-3", lambda replica: replica.state.post(PaxosMessage(K.PROMISE, 1, 2, 77))),
+        ("INV-PAXOS-4", lambda replica: replica.state.post(PaxosMessage(K.REFUSE, 1, 1))),
+        ("INV-PAXOS-5", lambda replica: replica.state.promise(Cause.TAKE_OVER, Ballot(1, 1))),
+        ("INV-PAXOS-6", open_too_early),
+        ("INV-PAXOS-7", install_while_open),
+        ("INV-PAXOS-8", lambda replica: replica.node.propose()),
+        ("INV-PAXOS-9", take_two),
+        ("INV-PAXOS-9", lambda replica: Acceptors(storage=StorageMode.MESSAGES).node.advance()),
+    ],
+)  # fmt: skip
+def test_each_invariant_stops_the_replica(invariant_id, breaks):
+    with pytest.raises(InvariantViolation, match=f"^{invariant_id}:"):
+        breaks(Acceptors())
