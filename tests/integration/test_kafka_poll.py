@@ -412,3 +412,19 @@ async def test_headers_timestamps_and_tombstones_arrive_as_sent(kafka, admin, un
     assert [t for run in runs for t in run.timestamps] == [1_000, 2_000, 3_000]
     assert runs[-1].headers[-1] == [("h", b"1"), ("h", None)]
     assert sum(run.size_bytes for run in runs) == 6
+
+
+async def test_an_error_in_taking_records_in_is_told_as_a_failure(kafka, admin, unique):
+    topic = unique("in")
+    await admin.create_topic(topic, 1)
+    await fill(kafka.bootstrap, topic, 10, 1)
+    reader = Recorder(kafka.bootstrap, unique("group"))
+
+    def refuse(_):
+        raise ValueError("not taken in")
+
+    reader.on_run = refuse
+    async with reader:
+        await reader.thread.subscribe([topic])
+        await until(lambda: reader.of("failure"))
+    assert str(reader.of("failure")[0]) == "not taken in"

@@ -42,6 +42,7 @@ from onceflow.kafka.configuration import GroupProtocol
 from onceflow.kafka.connection import Connection
 from onceflow.kafka.errors import classify, unmasked
 from onceflow.kafka.flight import DEFAULT_BOUNDS, Bounds, Flight, Flow
+from onceflow.kafka.threads import deliver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -584,7 +585,7 @@ class PollThread:
 
     def _post(self, call: Callable[..., object], argument: object) -> None:
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(call, argument)
+            self._loop.call_soon_threadsafe(deliver, call, argument, self._on_failure)
 
 
 def _partitions(partitions: Iterable[TopicPartition]) -> frozenset[Partition]:

@@ -84,3 +84,17 @@ class TransactionThread:
                 job.answer.set_result(job.call())
             except BaseException as error:  # noqa: BLE001 - handed over to the waiter
                 job.answer.set_exception(error)
+
+
+def deliver(
+    call: Callable[[T], object], argument: T, on_failure: Callable[[BaseException], object]
+) -> None:
+    """Give the event loop what a thread told it, as the callback of ``call_soon_threadsafe``.
+
+    asyncio only logs what a callback raises. A worker that missed an assignment that way would hang
+    without a sign, so whatever is raised goes to ``on_failure``.
+    """
+    try:
+        call(argument)
+    except Exception as error:  # noqa: BLE001 - root of the callbacks
+        on_failure(error)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from onceflow.errors import OutcomeUnknown, Unreachable
-from onceflow.kafka.threads import TransactionThread
+from onceflow.kafka.threads import TransactionThread, deliver
 
 
 @pytest.fixture
@@ -48,3 +48,15 @@ async def test_a_call_that_does_not_come_back_is_unknown_and_so_is_all_that_foll
     assert time.monotonic() - started < 2
     assert thread.stuck_in is not None
     release.set()
+
+
+def test_what_the_loop_fails_to_take_in_is_told_and_not_only_logged():
+    failures, taken = [], []
+
+    def refuse(_):
+        raise Unreachable("no room")
+
+    deliver(taken.append, 1, failures.append)
+    deliver(refuse, 2, failures.append)
+    assert taken == [1]
+    assert [str(error) for error in failures] == ["no room"]
