@@ -78,12 +78,13 @@ class Epochs:
         self._events: deque[ev.EpochEvent] = deque()
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
-        self._revoked: asyncio.Event = asyncio.Event()
+        self._revokes: deque[tuple[ev.RevokeRequested, asyncio.Event]] = deque()
+        self._revoking: list[asyncio.Event] = []
         self._unassigned = UnassignedSends(runtime, self.wake)
         self._takeover: TakeoverDriver | None = None
         self._drain: asyncio.Task[None] | None = None
         self._sealing: asyncio.Task[None] | None = None
-        self._opening: asyncio.TimerHandle | None = None
+        self._opening: asyncio.Task[Any] | None = None
         self._jobs: set[asyncio.Task[Any]] = set()
         self._transaction_steps: list[fx.EpochEffect] = []
         self._closed_at_s = 0.0
@@ -142,6 +143,9 @@ class Epochs:
             self.runtime.fail(error)
 
     async def _take(self, event: ev.EpochEvent) -> None:
+        while self._revokes and self._revokes[0][0] is event:
+            # From here on an answer to revokes is one to this one too.
+            self._revoking.append(self._revokes.popleft()[1])
         for effect in self.machine.handle(event):
             done = self._perform[type(effect)](effect)
             if done is not None:
@@ -151,11 +155,12 @@ class Epochs:
         """Let a send be looked at that waits for a transaction."""
         self._wake.set()
 
-    def _spawn(self, job: Any) -> None:
+    def _spawn(self, job: Any) -> asyncio.Task[Any]:
         """Run a reporting effect beside the event loop; an error in it ends the worker."""
-        task = asyncio.ensure_future(job)
+        task: asyncio.Task[Any] = asyncio.ensure_future(job)
         self._jobs.add(task)
         task.add_done_callback(self._job_done)
+        return task
 
     def _job_done(self, task: asyncio.Task[Any]) -> None:
         self._jobs.discard(task)
@@ -177,16 +182,20 @@ class Epochs:
         self.post(ev.Assigned(added, assignment.number))
 
     async def revoke(self, partitions: frozenset[Partition], bound_s: float) -> None:
-        """Commit and release, or abort, within the bound; returns when they may go."""
+        """Commit and release, or abort, within the bound; returns when they may go.
+
+        Several may wait: the poll thread gives one up after its own bound, and others may follow.
+        """
         if self.stopped.is_set():
             return
-        self._revoked.clear()
-        self.post(ev.RevokeRequested(partitions))
+        requested, revoked = ev.RevokeRequested(partitions), asyncio.Event()
+        self._revokes.append((requested, revoked))
+        self.post(requested)
         timer = asyncio.get_running_loop().call_later(
             bound_s, lambda: self.post(ev.RevokeTimedOut())
         )
         try:
-            await self._revoked.wait()
+            await revoked.wait()
         finally:
             timer.cancel()
 
@@ -251,11 +260,13 @@ class Epochs:
     def _open_gate(self, effect: fx.OpenGate) -> None:
         self._close_pending_opening()
         if effect.after_s:
-            self._opening = asyncio.get_running_loop().call_later(
-                effect.after_s, self._open_now, effect
-            )
+            self._opening = self._spawn(self._open_later(effect))
         else:
             self._open_now(effect)
+
+    async def _open_later(self, effect: fx.OpenGate) -> None:
+        await asyncio.sleep(effect.after_s)
+        self._open_now(effect)
 
     def _open_now(self, effect: fx.OpenGate) -> None:
         self._opening = None
@@ -317,9 +328,7 @@ class Epochs:
         """Seal at once; beside the events where callbacks run, so that a revoke ends the wait."""
         if not self.work.tells_windows():
             return self._sealed(effect)
-        self._sealing = asyncio.ensure_future(self._sealed(effect))
-        self._jobs.add(self._sealing)
-        self._sealing.add_done_callback(self._job_done)
+        self._sealing = self._spawn(self._sealed(effect))
         return None
 
     async def _cancel_seal(self) -> None:
@@ -522,7 +531,9 @@ class Epochs:
         self.work.restamp(effect.stamp)
 
     def _finish_revoke(self, _: fx.FinishRevoke) -> None:
-        self._revoked.set()
+        for revoked in self._revoking:
+            revoked.set()
+        self._revoking.clear()
 
     # -- unknown outcomes --
 
@@ -559,7 +570,8 @@ class Epochs:
 
     def _stop(self, _: fx.Stop) -> None:
         self.stopped.set()
-        self._revoked.set()
+        for revoked in [*self._revoking, *(each for _, each in self._revokes)]:
+            revoked.set()
 
     def _fail(self, effect: fx.Fail) -> None:
         error = DataAtRisk(effect.message)

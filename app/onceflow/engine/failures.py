@@ -36,6 +36,7 @@ from onceflow.errors import (
     Unreachable,
 )
 from onceflow.ids import Offset
+from onceflow.kafka.errors import ProducerFull
 from onceflow.limits import DEAD_LETTER_HEADER_BYTES_MAX, RETRY_BACKOFF_S_MAX, WATCH_S
 from onceflow.observe.catalogue import DropReason
 from onceflow.observe.events import LogEvent
@@ -346,7 +347,7 @@ class Failures:
     def end(self, ending: Ending, run: Run, index: int, agent: str) -> None:
         """Dead-letter, skip or stop, inside the open epoch."""
         partition, offset = run.partition, run.offsets[index]
-        error = self.errors.pop((partition, offset), "the process died while processing it")
+        error = self.errors.get((partition, offset), "the process died while processing it")
         where = {"topic": partition.topic, "partition": partition.number, "offset": offset}
         if ending is Ending.SKIP:
             self.runtime.metrics.dropped(DropReason.SKIPPED)
@@ -361,7 +362,13 @@ class Failures:
             )
             self.runtime.fail(stopped)
             return
-        self._dead_letter(run, index, agent, error)
+        try:
+            self._dead_letter(run, index, agent, error)
+        except ProducerFull as full:
+            log.warning(LogEvent.EPOCH_ABORTED, error=str(full), **where)
+            epochs = self.runtime.epochs
+            epochs.post(ev.SendFailed(epochs.machine.commit_epoch, ev.SendFailure.ABORTABLE))
+            return
         self.runtime.metrics.dead_letter(partition.topic)
         log.error(LogEvent.RECORD_DEAD_LETTERED, agent=agent, error=_last_line(error), **where)
 
@@ -380,13 +387,13 @@ class Failures:
         topic = self.runtime.dead_letter_topic
         transaction = self.runtime.clients.transaction
         key, value = run.keys[index], run.values[index]
+        sender = self.runtime.sender
         try:
-            transaction.produce(
-                topic, value, key, headers=cast("Any", [*(original or []), *headers, stack])
-            )
+            whole = cast("Any", [*(original or []), *headers, stack])
+            sender.produce(transaction, topic, value, key, headers=whole)
         except SerializationError:
             # It would not fit with its provenance: the coordinates lead to the original.
-            transaction.produce(topic, None, None, headers=cast("Any", headers))
+            sender.produce(transaction, topic, None, None, headers=cast("Any", headers))
         self.runtime.sender.note_effect(topic, len(key or b"") + len(value or b""))
 
 

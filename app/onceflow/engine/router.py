@@ -1,14 +1,17 @@
 """The router of web requests to workers: refused, because nobody tells where a key is.
 
 Faust ships each worker's URL and tables with its own group protocol; here Kafka's protocol assigns
-partitions, which carries none of that. An empty or stale answer would send requests astray.
+partitions, which carries none of that. An empty or stale answer would send requests astray. Views
+that ask answer 501, with the refusal as JSON.
 """
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from faust.app.router import Router as FaustRouter
+from faust.web.exceptions import WebError
 
 from onceflow.errors import ConfigError
 
@@ -16,10 +19,21 @@ if TYPE_CHECKING:
     from yarl import URL
 
 
+class NotRouted(ConfigError, WebError):  # noqa: N818 - named like the other errors
+    """The workers do not know of each other who has a key. Reaction: as the message says."""
+
+    code = HTTPStatus.NOT_IMPLEMENTED
+
+    def __init__(self, message: str) -> None:
+        Exception.__init__(self, message)
+        self.detail = message
+        self.extra_context = {}
+
+
 class Router(FaustRouter):
     """A router whose every question is answered with what to do instead.
 
-    Raises (from each method): ConfigError.
+    Raises (from each method): NotRouted, a `ConfigError`.
     """
 
     def key_store(self, table_name: str, key: Any) -> URL:
@@ -46,7 +60,7 @@ class Router(FaustRouter):
 
 
 def _refuse(what: str) -> NoReturn:
-    raise ConfigError(
+    raise NotRouted(
         f"app.router and @app.table_route were asked for {what}, which workers here do not know "
         "of each other. Nothing was sent or changed. Write what has to be looked up to a topic or "
         "a database from the agent, or use a GlobalTable, which every worker has."

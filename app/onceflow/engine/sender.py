@@ -285,6 +285,26 @@ class Sender:
             )
             self.produced[entry.topic] = self.produced.get(entry.topic, 0) + 1
 
+    def produce(
+        self,
+        transaction: TransactionalProducer,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        headers: Any,
+    ) -> None:
+        """Put a record of the engine's own into the epoch; waits for room in the queue.
+
+        Raises:
+            SerializationError: it is too large.
+            ProducerFull: there was no room within five seconds.
+        """
+        try:
+            transaction.produce(topic, value, key, headers=headers)
+        except ProducerFull:
+            self._make_room(transaction)
+            transaction.produce(topic, value, key, headers=headers)
+
     def note_effect(self, topic: str, size_bytes: int) -> None:
         """Count a record that the engine itself put into the epoch (a dead letter)."""
         self.sent += 1

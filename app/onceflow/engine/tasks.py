@@ -66,6 +66,7 @@ class Tasks:
         self.stores: dict[TaskId, TaskStore] = {}
         self.partitions: dict[TaskId, frozenset[Partition]] = {}
         self.claimed: set[TaskId] = set()
+        self._closing: set[asyncio.Future[None]] = set()
         self._applied_s: dict[TaskId, float] = {}
         self._budget: MemoryBudget | None = None
         self._identity: StoreIdentity | None = None
@@ -145,6 +146,7 @@ class Tasks:
     async def restore(self, partitions: Iterable[Partition]) -> None:
         """Open the tasks of these input partitions and bring their stores up to date."""
         identity = await self.identify()
+        await self._closed()
         opened = self._of(partitions)
         self.runtime.show(WorkerState.RESTORING)
         restoring: dict[Partition, _Restoring] = {}
@@ -309,11 +311,20 @@ class Tasks:
         self.runtime.replicas.partitions_changed()
         self.runtime.health.assigned(list(self.partitions))
         if closing:
-            await asyncio.shield(asyncio.to_thread(_close_all, closing))
+            job = asyncio.ensure_future(asyncio.to_thread(_close_all, closing))
+            self._closing.add(job)
+            job.add_done_callback(self._closing.discard)
+            await asyncio.shield(job)
+
+    async def _closed(self) -> None:
+        """Wait for stores whose closing was left to its thread: they hold their directories."""
+        if self._closing:
+            await asyncio.wait(self._closing)
 
     async def close_all(self) -> None:
         """Close everything."""
         await self.close([p for inputs in self.partitions.values() for p in inputs])
+        await self._closed()
 
 
 def _close_all(stores: list[TaskStore]) -> None:

@@ -14,6 +14,7 @@ stores are flushed by age instead (``MemoryBudget.flush_old``).
 from __future__ import annotations
 
 from contextlib import contextmanager
+from threading import Lock
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
@@ -96,14 +97,23 @@ class MemoryBudget:
             self.memtable_bytes_max, allow_stall=False, cache=self._cache
         )
         self._stores: Final[WeakSet[TaskStore]] = WeakSet()
+        self._registry_lock: Final = Lock()
+        """Stores come on the event loop and go on the thread that closes them, while a restoring
+        thread looks at all of them."""
 
     def register(self, store: TaskStore) -> None:
         """Count ``store`` among those that are flushed by age. It leaves when it is closed."""
-        self._stores.add(store)
+        with self._registry_lock:
+            self._stores.add(store)
 
     def unregister(self, store: TaskStore) -> None:
         """Forget a closed store. Idempotent."""
-        self._stores.discard(store)
+        with self._registry_lock:
+            self._stores.discard(store)
+
+    def _registered(self) -> tuple[TaskStore, ...]:
+        with self._registry_lock:
+            return tuple(self._stores)
 
     def after_write(self, now_ms: int) -> None:
         """Keep the promises that a write may have broken; every write of every store ends here.
@@ -113,11 +123,11 @@ class MemoryBudget:
         flushed and the caller waits, without holding the interpreter: flushes that cannot keep up
         (a slow disk, a busy machine) must slow the worker down rather than fill its memory.
         """
-        for store in tuple(self._stores):
+        for store in self._registered():
             store.flush_if_old(now_ms)
         if self.memtable_bytes() <= self.memtable_bytes_max:
             return
-        for store in tuple(self._stores):
+        for store in self._registered():
             store.flush()
         until_s = monotonic() + STORE_STALL_S_MAX
         while self.memtable_bytes() > self.memtable_bytes_max and monotonic() < until_s:
