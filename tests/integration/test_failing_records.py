@@ -169,3 +169,40 @@ def test_stopping_leaves_the_record_first_for_the_next_start(program):
     assert "comes first at the next start" in worker.tail()
     running.start("w")
     assert outputs(running, len(VALUES) + 1) == expected([*VALUES[:3], "poison", *VALUES[3:]])
+
+
+KILLED = (
+    APP
+    + """
+    import signal
+
+    @app.agent(source)
+    async def work(stream):
+        async for value in stream:
+            count["seen"] += 1
+            await echo.send(value=[value, count["seen"]])
+            if value == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+"""
+)
+DEATHS_MAX = 6
+
+
+def test_a_record_that_kills_its_process_ends_by_policy_although_nobody_saw_an_error(program):
+    """Attempts are counted in Kafka before they begin, so that no crash loop lasts for ever."""
+    running = program(KILLED)
+    send(running, ["kill", *VALUES])
+    environ = {"ONCEFLOW_RETRIES_MAX": "0", "ONCEFLOW_WORKER_ID": "w"}
+    ends = []
+    while not ends or ends[-1] != 1:
+        assert len(ends) < DEATHS_MAX, running.tails()
+        worker = running.start("w", ONCEFLOW_ON_RETRIES_EXHAUSTED="stop", **environ)
+        ends.append(worker.wait(40))
+    assert len(ends) == 4, running.tails()
+    assert "killed the process on" in worker.tail()
+    assert "comes first at the next start" in worker.tail()
+    running.start("w", ONCEFLOW_ON_RETRIES_EXHAUSTED="dead_letter", **environ)
+    assert outputs(running, len(VALUES)) == expected(VALUES)
+    [(value, headers)] = dead_letters(running)
+    assert value == b'"kill"'
+    assert headers["onceflow-error"] == b"the process died while processing it"
