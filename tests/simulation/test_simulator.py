@@ -147,13 +147,22 @@ def test_the_ledger_names_what_is_violated():
 
 
 def test_a_machine_refuses_what_does_not_follow():
-    machine = Machine(1, Ledger(1), lambda entry: MEMBERS)
-    machine.restore(RaftSnapshot(1, 1, MEMBERS, bytes(4)))
-    machine.apply((Entry(1, 1), Entry(1, 2, data=b"a")))
+    begun = RaftSnapshot(1, 1, MEMBERS, bytes(4))
+    machine = Machine(1, Ledger(1), lambda entry: MEMBERS, begun)
+    machine.apply((Entry(1, 2, data=b"a"),))
     with pytest.raises(Violation, match="in order, once"):
         machine.apply((Entry(1, 2, data=b"a"),))
     with pytest.raises(Violation, match="in order, once"):
         machine.apply((Entry(1, 4),))
+    with pytest.raises(Violation, match="in order, once"):
+        Machine(1, Ledger(1), lambda entry: MEMBERS, begun).apply((Entry(1, 1),))
+
+
+def test_a_machine_skips_what_a_snapshot_brought():
+    machine = Machine(1, Ledger(1), lambda entry: MEMBERS, RaftSnapshot())
+    machine.restore(RaftSnapshot(3, 1, MEMBERS, bytes(4)))
+    machine.apply((Entry(1, 2), Entry(1, 3), Entry(1, 4)))
+    assert machine.state().index == 4
 
 
 @pytest.mark.parametrize("kind", DiskKind)

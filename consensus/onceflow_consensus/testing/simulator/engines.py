@@ -1,7 +1,8 @@
 """The door to what is tested: how a replica of each engine starts, and what its insides must obey.
 
 Everything else in the simulator speaks to replicas only as a server does. What an engine keeps
-inside, and what its messages promise, is known here alone.
+inside, and what its messages promise, is known here alone. Both engines keep a log whose entries
+name the term (or ballot) in which they were proposed, so that most properties are the same.
 """
 
 from __future__ import annotations
@@ -9,10 +10,15 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from onceflow_consensus.paxos.messages import PaxosKind, PaxosMessage
+from onceflow_consensus.paxos.node import PaxosNode
+from onceflow_consensus.paxos.roles import Phase
+from onceflow_consensus.paxos.state import PaxosState
 from onceflow_consensus.raft.messages import Message, MessageKind
 from onceflow_consensus.raft.node import RaftNode
 from onceflow_consensus.raft.options import RaftOptions
 from onceflow_consensus.raft.roles import Role
+from onceflow_consensus.raft.state import RaftState
 from onceflow_consensus.testing.simulator.ledger import Ledger, Property, Violation
 
 if TYPE_CHECKING:
@@ -22,13 +28,13 @@ if TYPE_CHECKING:
     from onceflow_consensus.raft.log import RaftLog
     from onceflow_consensus.raft.messages import LogIndex, Term
     from onceflow_consensus.raft.stable import StableLog
+    from onceflow_consensus.replica import PeerMessage, Replica
     from onceflow_consensus.testing.simulator.disks import SimulatedDisk
     from onceflow_consensus.testing.simulator.plan import Setup
 
-EngineMessage = Message
-EngineNode = RaftNode
-
 _MAX_INFLIGHT_BYTES = 10**7
+
+_EngineState = RaftState | PaxosState
 
 
 def _holds(log: RaftLog | StableLog, index: LogIndex, term: Term) -> bool:
@@ -36,59 +42,100 @@ def _holds(log: RaftLog | StableLog, index: LogIndex, term: Term) -> bool:
     return index < log.first_index or log.term_at(index) == term
 
 
-class RaftRules:
-    """How Raft is started and judged.
+def _options(peer_id: PeerId, setup: Setup) -> RaftOptions:
+    return RaftOptions(
+        peer_id,
+        election_ticks=setup.election_ticks,
+        heartbeat_ticks=1,
+        storage=setup.storage,
+        pre_vote=setup.pre_vote,
+        check_quorum=setup.check_quorum,
+        max_message_bytes=setup.max_message_bytes,
+        max_inflight_messages=setup.max_inflight_messages,
+        max_inflight_bytes=_MAX_INFLIGHT_BYTES,
+        max_applying_bytes=setup.max_applying_bytes,
+    )
+
+
+class EngineRules:
+    """What any engine must obey, in terms of logs, terms and quorums.
 
     ``disks`` are those of all replicas, the lost ones as they were when they were lost: what they
     had made durable had been durable.
     """
 
     def __init__(self, ledger: Ledger, disks: Mapping[PeerId, SimulatedDisk]) -> None:
-        self._ledger = ledger
+        self.ledger = ledger
         self._disks = disks
+        self._states: dict[PeerId, _EngineState] = {}
         self._seen_terms: dict[PeerId, Term] = {}
+        self._promised_terms: dict[PeerId, Term] = {}
         self._seen_commits: dict[PeerId, LogIndex] = {}
         self._led_terms: dict[PeerId, Term] = {}
 
     def start(
         self, peer_id: PeerId, setup: Setup, stable: StableLog, applied_index: LogIndex
-    ) -> EngineNode:
+    ) -> Replica:
         """Start a replica from what its disk holds."""
-        options = RaftOptions(
-            peer_id,
-            election_ticks=setup.election_ticks,
-            heartbeat_ticks=1,
-            storage=setup.storage,
-            pre_vote=setup.pre_vote,
-            check_quorum=setup.check_quorum,
-            max_message_bytes=setup.max_message_bytes,
-            max_inflight_messages=setup.max_inflight_messages,
-            max_inflight_bytes=_MAX_INFLIGHT_BYTES,
-            max_applying_bytes=setup.max_applying_bytes,
-        )
-        node = RaftNode(options, stable, applied_index=applied_index)
-        self._seen_terms[peer_id] = node.state.term
+        node, state = self.started(_options(peer_id, setup), stable, applied_index)
+        self._states[peer_id] = state
+        term, promised = self.term_of(state), self._promised_terms.get(peer_id, 0)
+        if term < promised:
+            raise Violation(
+                Property.KEPT_PROMISE,
+                f"{peer_id} starts again in term {term} and had promised in {promised}",
+            )
+        self._seen_terms[peer_id] = term
         self._seen_commits[peer_id] = applied_index
         return node
 
-    def is_leading(self, node: EngineNode) -> bool:
-        """Whether a replica believes that it leads."""
-        return node.state.role is Role.LEADER
+    def started(
+        self, options: RaftOptions, stable: StableLog, applied_index: LogIndex
+    ) -> tuple[Replica, _EngineState]:
+        """Start the engine; return its door and its state."""
+        raise NotImplementedError
 
-    def observe(self, peer_id: PeerId, node: EngineNode) -> None:
+    def term_of(self, state: _EngineState) -> Term:
+        """Return the term, or the number of the ballot, that a replica is in."""
+        raise NotImplementedError
+
+    def leads(self, state: _EngineState) -> bool:
+        """Whether a replica leads its term."""
+        raise NotImplementedError
+
+    def forget_leader(self, peer_id: PeerId) -> None:
+        """Make a replica forget who leads, if the engine can."""
+
+    def promise(self, message: PeerMessage, disk: SimulatedDisk) -> None:
+        """Check a message that leaves because what it promises is durable.
+
+        Raises:
+            Violation: it is not durable, or the promise contradicts an earlier one.
+        """
+        raise NotImplementedError
+
+    def is_leading(self, peer_id: PeerId) -> bool:
+        """Whether a replica believes that it leads."""
+        return self.leads(self._states[peer_id])
+
+    def term_before(self, peer_id: PeerId, index: LogIndex) -> Term | None:
+        """Return the term of the entry below ``index``, None if it is not known any more."""
+        return self._states[peer_id].log.term_at(index - 1)
+
+    def observe(self, peer_id: PeerId) -> None:
         """Check a replica after an event: what it leads, and what it holds committed.
 
         Raises:
             Violation: a property does not hold.
         """
-        state = node.state
-        term = state.term
+        state = self._states[peer_id]
+        term = self.term_of(state)
         if term < self._seen_terms[peer_id]:
             raise Violation(Property.ONE_VOTE, f"the term of {peer_id} fell to {term}")
         self._seen_terms[peer_id] = term
-        if state.role is Role.LEADER and self._led_terms.get(peer_id) != term:
+        if self._led_terms.get(peer_id) != term and self.leads(state):
             self._led_terms[peer_id] = term
-            self._ledger.elected(peer_id, term, partial(_holds, state.log))
+            self.ledger.elected(peer_id, term, partial(_holds, state.log))
         commit_index = state.log.commit_index
         seen = self._seen_commits[peer_id]
         if commit_index != seen:
@@ -97,70 +144,114 @@ class RaftRules:
                     Property.COMMITTED_FOR_EVER,
                     f"{peer_id} held {seen} committed and holds {commit_index}",
                 )
-            low = max(seen, self._ledger.first_index) + 1
-            self._observe_commits(peer_id, node, low, commit_index)
+            low = max(seen, self.ledger.first_index, state.log.first_index - 1) + 1
+            if low <= commit_index:
+                self._observe_commits(state, low, commit_index)
             self._seen_commits[peer_id] = commit_index
 
-    def _observe_commits(
-        self, peer_id: PeerId, node: EngineNode, low: LogIndex, high: LogIndex
-    ) -> None:
-        log = node.state.log
-        low = max(low, log.first_index)
-        if low > high:
-            return
-        for entry in log.slice(low, high + 1, 2**62):
-            if self._ledger.commits(peer_id, node.state.term, entry):
-                self._check_durable(node, entry.index, entry.term)
+    def _observe_commits(self, state: _EngineState, low: LogIndex, high: LogIndex) -> None:
+        for entry in state.log.slice(low, high + 1, 2**62):
+            if self.ledger.commits(state.peer_id, self.term_of(state), entry):
+                self._check_durable(state, entry.index, entry.term)
 
-    def _check_durable(self, node: EngineNode, index: LogIndex, term: Term) -> None:
-        holders: dict[PeerId, LogIndex] = {}
-        for peer_id, disk in self._disks.items():
-            if _holds(disk.log, index, term):
-                holders[peer_id] = index
-        voters = node.state.tracker.configuration.voters
+    def _check_durable(self, state: _EngineState, index: LogIndex, term: Term) -> None:
+        holders = {
+            peer_id: index for peer_id, disk in self._disks.items() if _holds(disk.log, index, term)
+        }
+        voters = state.tracker.configuration.voters
         if voters.committed_index(holders) < index:
             raise Violation(
                 Property.DURABLE_QUORUM,
-                f"{node.state.peer_id} holds {index} of term {term} committed among {voters}, "
-                f"it is durable at {sorted(holders)}",
+                f"{state.peer_id} holds {index} of term {term} committed among {voters}, it is "
+                f"durable at {sorted(holders)}",
             )
 
-    def promise(self, message: EngineMessage, disk: SimulatedDisk) -> None:
-        """Check a message that leaves because what it promises is durable.
-
-        Raises:
-            Violation: it is not durable, or the promise contradicts an earlier one.
-        """
-        if message.rejected:
-            return
-        durable = disk.log.hard_state
+    def check_vote(self, message: PeerMessage, disk: SimulatedDisk) -> None:
+        """Check that a vote is durable and the only one of its term."""
         sender, to, term = message.sender, message.to, message.term
+        self._promised_terms[sender] = max(term, self._promised_terms.get(sender, 0))
+        self.ledger.voted(sender, term, to)
+        durable = disk.log.hard_state
+        if (durable.term, durable.vote) != (term, to) and durable.term <= term:
+            raise Violation(
+                Property.KEPT_PROMISE,
+                f"{sender} votes for {to} in term {term}, its disk says {durable}",
+            )
+
+    def check_acknowledgement(self, message: PeerMessage, disk: SimulatedDisk) -> None:
+        """Check that acknowledged entries are durable, unless their term is over."""
+        last_index = disk.log.last_index
+        if disk.log.hard_state.term == message.term and last_index < message.index:
+            raise Violation(
+                Property.KEPT_PROMISE,
+                f"{message.sender} acknowledges {message.index}, its disk ends at {last_index}",
+            )
+
+
+class RaftRules(EngineRules):
+    """How Raft is started and judged."""
+
+    def started(
+        self, options: RaftOptions, stable: StableLog, applied_index: LogIndex
+    ) -> tuple[Replica, _EngineState]:
+        """See ``EngineRules``."""
+        node = RaftNode(options, stable, applied_index=applied_index)
+        self._nodes[options.peer_id] = node
+        return node, node.state
+
+    def __init__(self, ledger: Ledger, disks: Mapping[PeerId, SimulatedDisk]) -> None:
+        super().__init__(ledger, disks)
+        self._nodes: dict[PeerId, RaftNode] = {}
+
+    def term_of(self, state: _EngineState) -> Term:
+        """See ``EngineRules``."""
+        return state.term if isinstance(state, RaftState) else 0
+
+    def leads(self, state: _EngineState) -> bool:
+        """See ``EngineRules``."""
+        return isinstance(state, RaftState) and state.role is Role.LEADER
+
+    def forget_leader(self, peer_id: PeerId) -> None:
+        """See ``EngineRules``."""
+        self._nodes[peer_id].forget_leader()
+
+    def promise(self, message: PeerMessage, disk: SimulatedDisk) -> None:
+        """See ``EngineRules``."""
+        if not isinstance(message, Message) or message.rejected:
+            return
         if message.kind is MessageKind.VOTE_RESP:
-            self._ledger.voted(sender, term, to)
-            if (durable.term, durable.vote) != (term, to) and durable.term <= term:
-                raise Violation(
-                    Property.KEPT_PROMISE,
-                    f"{sender} votes for {to} in term {term}, its disk says {durable}",
-                )
-        elif message.kind is MessageKind.APP_RESP and durable.term == term:
-            last_index = disk.log.last_index
-            if last_index < message.index:
-                raise Violation(
-                    Property.KEPT_PROMISE,
-                    f"{sender} acknowledges {message.index}, its disk ends at {last_index}",
-                )
-
-    def term_before(self, node: EngineNode, index: LogIndex) -> Term | None:
-        """Return the term of the entry below ``index``, None if it is not known any more."""
-        return node.state.log.term_at(index - 1)
-
-    def carries_state(self, message: EngineMessage) -> bool:
-        """Whether a message brings the state of a machine, of whose fate its sender must hear."""
-        return message.kind is MessageKind.SNAP
+            self.check_vote(message, disk)
+        elif message.kind is MessageKind.APP_RESP:
+            self.check_acknowledgement(message, disk)
 
 
-EngineRules = RaftRules
-"""What is asked of an engine."""
+class PaxosRules(EngineRules):
+    """How Multi-Paxos is started and judged: a ballot's number is its term."""
 
-RULES = {"raft": RaftRules}
+    def started(
+        self, options: RaftOptions, stable: StableLog, applied_index: LogIndex
+    ) -> tuple[Replica, _EngineState]:
+        """See ``EngineRules``."""
+        node = PaxosNode(options, stable, applied_index=applied_index)
+        return node, node.state
+
+    def term_of(self, state: _EngineState) -> Term:
+        """See ``EngineRules``."""
+        return state.promised.number if isinstance(state, PaxosState) else 0
+
+    def leads(self, state: _EngineState) -> bool:
+        """See ``EngineRules``."""
+        return isinstance(state, PaxosState) and state.phase is Phase.ACCEPT
+
+    def promise(self, message: PeerMessage, disk: SimulatedDisk) -> None:
+        """See ``EngineRules``."""
+        if not isinstance(message, PaxosMessage) or message.rejected:
+            return
+        if message.kind is PaxosKind.PROMISE:
+            self.check_vote(message, disk)
+        elif message.kind is PaxosKind.ACCEPTED:
+            self.check_acknowledgement(message, disk)
+
+
+RULES: dict[str, type[EngineRules]] = {"raft": RaftRules, "paxos": PaxosRules}
 """The engines by their names."""

@@ -74,7 +74,7 @@ def _pairs(world: World) -> list[tuple[PeerId, PeerId]]:
 
 
 def _duration_ms(world: World) -> int:
-    return world.choice.choice((10, 30, 80, 150))
+    return world.choice.choice((20, 80, 150, 300))
 
 
 def _cut(world: World) -> None:

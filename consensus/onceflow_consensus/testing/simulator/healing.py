@@ -75,8 +75,10 @@ def _ask(world: World) -> bool:
 
 
 def _agree(world: World) -> bool:
-    """Whether every member applied the marker, and everything that was committed."""
+    """Whether every member applied the marker and all else, and nothing is left half changed."""
     highest = world.ledger.highest_index
+    if world.members.auto_leave:
+        return False
     members = world.members.peer_ids
     marked = any(
         world.ledger.committed[index].data == _MARKER

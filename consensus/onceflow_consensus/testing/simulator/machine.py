@@ -27,6 +27,7 @@ class Machine:
     """What one replica has applied.
 
     index, term: the last entry applied. configuration: the members in force there.
+    begun: the state that it starts from.
     reconfigure: puts a membership entry into force; None means that a snapshot overtook it.
     """
 
@@ -35,12 +36,14 @@ class Machine:
         peer_id: PeerId,
         ledger: Ledger,
         reconfigure: Callable[[Entry], Configuration | None],
+        begun: RaftSnapshot,
     ) -> None:
         self._peer_id = peer_id
         self._ledger = ledger
         self._reconfigure = reconfigure
+        # A replica that starts again is handed nothing that its state holds already.
+        self.restore(begun)
         self._restored_index: LogIndex = 0
-        self.restore(RaftSnapshot())
 
     def restore(self, received: RaftSnapshot) -> None:
         """Become the state of a snapshot.

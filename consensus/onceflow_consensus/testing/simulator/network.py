@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from onceflow_consensus.quorum.majority import PeerId
-    from onceflow_consensus.testing.simulator.engines import EngineMessage
+    from onceflow_consensus.replica import PeerMessage
     from onceflow_consensus.testing.simulator.plan import Setup
 
 _REMEMBERED_MESSAGES = 512
@@ -35,13 +35,13 @@ class Network:
         setup: Setup,
         choice: Random,
         counts: Counter[str],
-        arrive: Callable[[EngineMessage, int], None],
+        arrive: Callable[[PeerMessage, int], None],
     ) -> None:
         self._setup = setup
         self._choice = choice
         self._counts = counts
         self._arrive = arrive
-        self._sent: deque[EngineMessage] = deque(maxlen=_REMEMBERED_MESSAGES)
+        self._sent: deque[PeerMessage] = deque(maxlen=_REMEMBERED_MESSAGES)
         self._delays_ms = setup.delays_ms
         self.cuts: dict[Link, int] = {}
         self.clogs: dict[Link, int] = {}
@@ -72,9 +72,9 @@ class Network:
         self._has_losses = False
         self._delays_ms = (1,)
 
-    def send(self, messages: Iterable[EngineMessage]) -> list[EngineMessage]:
+    def send(self, messages: Iterable[PeerMessage]) -> list[PeerMessage]:
         """Let messages go; return those that are lost at once."""
-        lost: list[EngineMessage] = []
+        lost: list[PeerMessage] = []
         draw = self._choice.random
         delays = self._delays_ms
         for message in messages:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from onceflow_consensus.raft.configuration import Configuration
     from onceflow_consensus.raft.messages import Entry
     from onceflow_consensus.raft.node import Report
+    from onceflow_consensus.replica import PeerMessage
     from onceflow_consensus.storage.durable_log import WriteRequest
     from onceflow_consensus.testing.simulator.disks import SimulatedDisk
-    from onceflow_consensus.testing.simulator.engines import EngineMessage
     from onceflow_consensus.testing.simulator.surroundings import Surroundings
 
 _MAX_DOWN_MS = 60
@@ -83,11 +83,11 @@ class Process:
         """Start from what the disk holds."""
         around = self.around
         self.life = Life.RUNNING
-        self.machine = Machine(self.peer_id, around.ledger, self._reconfigure)
-        self.machine.restore(self.disk.log.newest_snapshot)
+        begun = self.disk.log.newest_snapshot
+        self.machine = Machine(self.peer_id, around.ledger, self._reconfigure, begun)
         self.armed: CrashPoint | None = None
         self.is_disk_failing = False
-        self.inbox: list[EngineMessage] = []
+        self.inbox: list[PeerMessage] = []
         self.late: list[tuple[Callable[..., object], object]] = []
         self.unsynced: list[WriteRequest] = []
         self.begin_work()
@@ -122,14 +122,14 @@ class Process:
             self.around.observer.ticked(self.node)
         self.observe()
 
-    def receive(self, message: EngineMessage) -> None:
+    def receive(self, message: PeerMessage) -> None:
         """Take a message from the network, or keep it while paused."""
         if self.life is Life.PAUSED:
             self.inbox.append(message)
         elif self.life is Life.RUNNING:
             self.step(message)
 
-    def step(self, message: EngineMessage) -> None:
+    def step(self, message: PeerMessage) -> None:
         """Hand a message to the engine, which may refuse it."""
         try:
             self.node.step(message)
@@ -141,7 +141,7 @@ class Process:
 
     def observe(self) -> None:
         """Check the replica after an event."""
-        self.around.rules.observe(self.peer_id, self.node)
+        self.around.rules.observe(self.peer_id)
 
     def pause(self) -> None:
         """Stop the process where it is."""
@@ -189,10 +189,10 @@ class Process:
         self.start()
         return self
 
-    def learn_fate(self, message: EngineMessage, report: Report) -> None:
+    def learn_fate(self, message: PeerMessage, report: Report) -> None:
         """Let this replica hear what became of a message that brought a state."""
         around = self.around
-        if around.rules.carries_state(message):
+        if message.raft_snapshot is not None:
             told = (self.incarnation, message.to, report)
             around.schedule(self.fuzz.randint(2, 20), self.hear, told)
 

@@ -257,20 +257,6 @@ RAFT_BUGS: tuple[Mutation, ...] = (
         "not state.is_promotable",
     ),
     Mutation(
-        "progress-of-a-removed-peer-kept",
-        _RAFT,
-        "raft.tracker:Tracker.install",
-        "if peer_id in known and peer_id not in outcome.fresh",
-        "if peer_id in known",
-    ),
-    Mutation(
-        "learner-wins-elections",
-        _RAFT,
-        "raft.state:RaftState.is_promotable",
-        "            and not self.is_learner\n",
-        "",
-    ),
-    Mutation(
         "probing-never-resumed",
         _RAFT,
         "raft.replication:handle_heartbeat_answer",

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from onceflow_consensus.raft.messages import LogIndex
-    from onceflow_consensus.raft.ready import Ready
-    from onceflow_consensus.testing.simulator.engines import EngineMessage
+    from onceflow_consensus.replica import PeerMessage, ReplicaReady
 
 _THREAD_DELAYS_MS = (0, 0, 0, 1, 3)
 
@@ -31,10 +30,10 @@ class Replica(Process):
     def begin_work(self) -> None:
         """Forget the work of an earlier life."""
         self._uses_threads = self.around.setup.storage is StorageMode.MESSAGES
-        self._waiting: Ready | None = None
-        self._to_write: list[EngineMessage] = []
-        self._being_written: list[EngineMessage] = []
-        self._to_apply: list[EngineMessage] = []
+        self._waiting: ReplicaReady | None = None
+        self._to_write: list[PeerMessage] = []
+        self._being_written: list[PeerMessage] = []
+        self._to_apply: list[PeerMessage] = []
 
     def turn(self) -> None:
         """Do everything that there is to do at this moment."""
@@ -52,7 +51,7 @@ class Replica(Process):
             entries = ready.entries
             if entries:
                 around.ledger.held(
-                    self.peer_id, entries, around.rules.term_before(node, entries[0].index)
+                    self.peer_id, entries, around.rules.term_before(self.peer_id, entries[0].index)
                 )
             for read in ready.read_states:
                 around.counts["reads confirmed"] += 1
@@ -64,18 +63,18 @@ class Replica(Process):
             else:
                 self._begin(ready)
 
-    def _send(self, messages: Sequence[EngineMessage]) -> None:
+    def _send(self, messages: Sequence[PeerMessage]) -> None:
         around = self.around
         if around.observer is not None:
             for message in messages:
                 around.observer.sent(self.node, message)
         ordinary = messages
-        if any(map(around.rules.carries_state, messages)):
+        if any(message.raft_snapshot is not None for message in messages):
             ordinary = [message for message in messages if self._is_worth_sending(message)]
         for message in around.network.send(ordinary):
             self.learn_fate(message, Report.SNAPSHOT_FAILED)
 
-    def _is_worth_sending(self, message: EngineMessage) -> bool:
+    def _is_worth_sending(self, message: PeerMessage) -> bool:
         """Hold back a snapshot from before its receiver was added, and take one of today."""
         received = message.raft_snapshot
         if received is None or message.to in received.configuration.peer_ids:
@@ -84,7 +83,7 @@ class Replica(Process):
         self.compact(0)
         return False
 
-    def _send_promises(self, messages: Sequence[EngineMessage]) -> None:
+    def _send_promises(self, messages: Sequence[PeerMessage]) -> None:
         for message in messages:
             self.around.rules.promise(message, self.disk)
         self._send(messages)
@@ -97,7 +96,7 @@ class Replica(Process):
 
     # Storage written by ``Ready``.
 
-    def _begin(self, ready: Ready) -> None:
+    def _begin(self, ready: ReplicaReady) -> None:
         if ready.entries or ready.hard_state is not None or ready.raft_snapshot is not None:
             request = WriteRequest(ready.entries, ready.hard_state, ready.raft_snapshot)
             self._crash_if_armed(CrashPoint.BEFORE_WRITE)
@@ -126,7 +125,7 @@ class Replica(Process):
             self.guarded(lambda: (self.persist(requests), self._finish(ready)))
         return self
 
-    def _finish(self, ready: Ready) -> None:
+    def _finish(self, ready: ReplicaReady) -> None:
         self._crash_if_armed(CrashPoint.AFTER_SYNC)
         if ready.messages_after_persist:
             self._send_promises(ready.messages_after_persist)
@@ -141,7 +140,7 @@ class Replica(Process):
 
     # Storage written by messages to two local threads.
 
-    def _hand_to_threads(self, ready: Ready) -> None:
+    def _hand_to_threads(self, ready: ReplicaReady) -> None:
         if ready.storage_append is not None:
             self._to_write.append(ready.storage_append)
         if ready.storage_apply is not None:
@@ -194,7 +193,7 @@ class Replica(Process):
         self.guarded(lambda: self._apply_work(work))
         return self
 
-    def _apply_work(self, work: list[EngineMessage]) -> None:
+    def _apply_work(self, work: list[PeerMessage]) -> None:
         self._crash_if_armed(CrashPoint.BEFORE_APPLY)
         for message in work:
             self.machine.apply(message.entries)
@@ -237,7 +236,7 @@ class Replica(Process):
         self.persist([compaction])
 
 
-def _write_request(message: EngineMessage) -> WriteRequest:
+def _write_request(message: PeerMessage) -> WriteRequest:
     hard_state = HardState(message.term, message.vote, message.commit_index)
     return WriteRequest(
         message.entries,

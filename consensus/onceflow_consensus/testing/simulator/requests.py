@@ -50,7 +50,8 @@ def write(world: World) -> None:
 
 def read(world: World) -> None:
     """Ask for a linearizable read."""
-    replica = world.somebody()
+    # Whoever believes that it leads, too: a leader that was replaced must not answer.
+    replica = world.choice.choice([*world.all_leading(), world.somebody()])
     if replica is None:
         return
     world.asked += 1
@@ -135,7 +136,7 @@ def forget(world: World) -> None:
     """Make a follower forget who leads."""
     replica = world.somebody(0.0)
     if replica is not None:
-        replica.node.forget_leader()
+        world.forget_leader(replica.peer_id)
         replica.turn()
 
 

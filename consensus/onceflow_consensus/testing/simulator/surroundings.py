@@ -11,12 +11,8 @@ if TYPE_CHECKING:
     from random import Random
 
     from onceflow_consensus.quorum.majority import PeerId
-    from onceflow_consensus.raft.ready import Ready
-    from onceflow_consensus.testing.simulator.engines import (
-        EngineMessage,
-        EngineNode,
-        EngineRules,
-    )
+    from onceflow_consensus.replica import PeerMessage, Replica, ReplicaReady
+    from onceflow_consensus.testing.simulator.engines import EngineRules
     from onceflow_consensus.testing.simulator.ledger import Ledger
     from onceflow_consensus.testing.simulator.network import Network
     from onceflow_consensus.testing.simulator.plan import Setup
@@ -31,25 +27,25 @@ class Observer:
     Each method is called after what it names has happened, with the replica as it is then.
     """
 
-    def started(self, node: EngineNode) -> None:
+    def started(self, node: Replica) -> None:
         """A replica started, or started again."""
 
-    def ticked(self, node: EngineNode) -> None:
+    def ticked(self, node: Replica) -> None:
         """A replica let a tick pass."""
 
-    def stepped(self, node: EngineNode, message: EngineMessage) -> None:
+    def stepped(self, node: Replica, message: PeerMessage) -> None:
         """A replica took a message, or a response of its own threads."""
 
-    def readied(self, node: EngineNode, ready: Ready) -> None:
+    def readied(self, node: Replica, ready: ReplicaReady) -> None:
         """A replica handed out what is to be done."""
 
-    def sent(self, node: EngineNode, message: EngineMessage) -> None:
+    def sent(self, node: Replica, message: PeerMessage) -> None:
         """A message left a replica."""
 
-    def advanced(self, node: EngineNode) -> None:
+    def advanced(self, node: Replica) -> None:
         """A replica was told that its last ``Ready`` is done."""
 
-    def reconfigured(self, node: EngineNode) -> None:
+    def reconfigured(self, node: Replica) -> None:
         """A replica applied a membership change."""
 
     def crashed(self, peer_id: PeerId) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -48,6 +49,7 @@ class Sweep:
 def sweep_here(engine: str, steps: int, seeds: Iterable[int]) -> Sweep:
     """Play seeds in this process, until too many of them fail."""
     result = Sweep()
+    gc.collect()
     for seed in seeds:
         outcome = play(draw_plan(engine, seed, steps))
         result.seeds += 1
@@ -92,6 +94,8 @@ def sweep(
 
 
 def _prepare(mutation: str | None) -> None:
+    # Worlds hold cycles, but few: looking for them all the time costs more than it gives back.
+    gc.disable()
     if mutation is not None:
         put_in(KNOWN_BUGS[mutation])
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from onceflow_consensus.quorum.majority import PeerId
     from onceflow_consensus.raft.configuration import Configuration
+    from onceflow_consensus.replica import PeerMessage
     from onceflow_consensus.testing.simulator.disks import SimulatedDisk
-    from onceflow_consensus.testing.simulator.engines import EngineMessage
     from onceflow_consensus.testing.simulator.plan import Plan
 
 _FIRST_INDEX = 1
@@ -87,13 +87,14 @@ class World:
     def pass_time(self, duration_ms: int) -> None:
         """Let everything happen that is due within a time."""
         events = self._events
+        count = 0
         end_ms = self.now_ms + duration_ms
         while events and events[0][0] <= end_ms:
             now_ms = self.now_ms = events[0][0]
             busy: dict[int, Replica] = {}
             while events and events[0][0] == now_ms:
                 event = heappop(events)
-                self.counts["events"] += 1
+                count += 1
                 touched = event[3](event[4])
                 if touched is not None:
                     replica = cast("Replica", touched)
@@ -101,11 +102,12 @@ class World:
             for replica in busy.values():
                 replica.turn()
         self.now_ms = end_ms
+        self.counts["events"] += count
 
-    def _let_arrive(self, message: EngineMessage, delay_ms: int) -> None:
+    def _let_arrive(self, message: PeerMessage, delay_ms: int) -> None:
         self.schedule(delay_ms, self._arrives, message)
 
-    def _arrives(self, message: EngineMessage) -> Replica | None:
+    def _arrives(self, message: PeerMessage) -> Replica | None:
         network = self.network
         if network.cuts or network.clogs:
             hindered_ms = network.obstacle((message.sender, message.to), self.now_ms)
@@ -133,11 +135,18 @@ class World:
         """Return the configuration at the highest index that anybody applied."""
         return self.ledger.newest_configuration
 
+    def all_leading(self) -> list[Replica]:
+        """Return the running replicas that believe that they lead."""
+        rules = self._around.rules
+        return [item for item in self.running if rules.is_leading(item.peer_id)]
+
     def leading(self) -> Replica | None:
         """Return the running replica that leads the highest term, None if nobody leads."""
-        rules = self._around.rules
-        leading = [item for item in self.running if rules.is_leading(item.node)]
-        return max(leading, key=lambda item: item.node.status.term, default=None)
+        return max(self.all_leading(), key=lambda item: item.node.status.term, default=None)
+
+    def forget_leader(self, peer_id: PeerId) -> None:
+        """Make a replica forget who leads, if its engine can."""
+        self._around.rules.forget_leader(peer_id)
 
     def somebody(self, leading_share: float = 0.4) -> Replica | None:
         """Return a running replica by chance, in a share of the cases the one that leads."""
