@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-_STOP_BOUND_S = 10.0
-"""Draining and committing at a shutdown. Then the next owner replays what was left."""
-
 
 class Consumer(FaustConsumer):
     """The consumer that Faust's app sees.
@@ -124,7 +121,8 @@ class Consumer(FaustConsumer):
         """Drain, commit and release everything: Faust calls it when the app stops."""
         if self.runtime.is_worker:
             self.runtime.stopping()
-            await self.runtime.epochs.stop(_STOP_BOUND_S)
+            # As long as one record may take; what is not done then is replayed by the next owner.
+            await self.runtime.epochs.stop(self.runtime.settings.record_bound_s)
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002 - Faust's signature
         """End the present epoch now; ``app.commit()`` of the user."""

@@ -12,6 +12,7 @@ import pytest
 from faust.web.apps.tables import TableKeyDetail
 from faust.web.exceptions import WebError
 
+import onceflow
 from harness.table_driver import SOURCE, make_app
 from onceflow.decisions import epoch_effects as fx
 from onceflow.decisions import epoch_events as ev
@@ -26,6 +27,7 @@ from onceflow.kafka.errors import ProducerFull
 from onceflow.kafka.records import Run
 from onceflow.limits import STORE_MEMORY_BYTES_MIN
 from onceflow.state.memory import MemoryBudget
+from onceflow.testing import TopologyDriver
 
 P0, P1 = Partition(SOURCE, 0), Partition(SOURCE, 1)
 
@@ -88,6 +90,28 @@ async def test_the_end_of_the_epochs_answers_every_revoke():
     await asyncio.sleep(0)
     epochs._stop(fx.Stop())
     await asyncio.wait_for(asyncio.gather(*waiting), 1)
+
+
+async def test_a_stop_waits_for_a_record_as_long_as_a_record_may_take(tmp_path):
+    app = onceflow.App("stopping", topic_partitions=1, record_bound_s=21)
+    words = app.topic("words", key_type=str, value_type=str)
+
+    @app.agent(words)
+    async def read(stream):
+        async for _ in stream:
+            pass
+
+    bounds = []
+    async with TopologyDriver(app, tmp_path):
+        epochs = runtime_of(app).epochs
+        stop = epochs.stop
+
+        async def stopped(bound_s):
+            bounds.append(bound_s)
+            await stop(bound_s)
+
+        epochs.stop = stopped
+    assert set(bounds) == {21}
 
 
 # -- dead letters --
