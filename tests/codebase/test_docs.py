@@ -72,6 +72,11 @@ def test_the_guide_lists_every_event_that_is_logged():
     expect_none(logged - set(events_in_table()))
 
 
+def test_every_log_event_is_logged_somewhere():
+    logged = {name for m in production() for name in re.findall(r"LogEvent\.([A-Z_]+)", m.text)}
+    expect_none({event.name for event in LogEvent} - logged)
+
+
 def test_variables_in_documents_are_read():
     expect_none(unknown_variables(named(r"\bONCEFLOW_([A-Z_]+)\b")))
 
