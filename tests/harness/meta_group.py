@@ -50,7 +50,7 @@ class MetaGroup:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.founders = founders
-        self.options = options
+        self.options = {"http": "off"} | options
         self.ids = list(range(1, size + 1))
         ports = free_ports(2 * size)
         self.peer_ports = dict(zip(self.ids, ports[:size], strict=True))

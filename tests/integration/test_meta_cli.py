@@ -6,6 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from harness.meta_group import HOST, call, free_ports, meta_group
@@ -209,6 +210,31 @@ async def test_a_damaged_log_and_a_directory_in_use_are_refused(tmp_path):
     broken = group.start(1)
     assert await asyncio.to_thread(broken.wait, 20) == 4
     assert "learner" in group.log_of(1).read_text()
+
+
+async def test_a_member_serves_its_measurements_and_its_health(tmp_path):
+    (port,) = free_ports(1)
+    address = f"{HOST}:{port}"
+    async with meta_group(tmp_path, size=1, http=address) as group:
+        await group.leader()
+        await call("kv", "put", "a", "b", f"--endpoints={group.endpoints}")
+        code, metrics = await fetch(f"http://{address}/metrics")
+        assert code == 200
+        for _ in range(50):
+            _, metrics = await fetch(f"http://{address}/metrics")
+            if "onceflow_meta_commands_total 3.0" in metrics:
+                break
+            await asyncio.sleep(0.05)
+        assert "onceflow_meta_is_leader 1.0" in metrics
+        assert "onceflow_meta_commands_total 3.0" in metrics
+        code, verdict = await fetch(f"http://{address}/health/ready")
+        assert (code, json.loads(verdict)["leader"]) == (200, 1)
+        assert (await fetch(f"http://{address}/health/live"))[0] == 200
+
+
+async def fetch(url):
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return answer.status, await answer.text()
 
 
 async def test_a_member_ends_in_order_when_it_is_told_to(tmp_path):

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onceflow.errors import ConfigError, DataAtRisk, OnceflowError, StorageFailed
+from onceflow.errors import (
+    ConfigError,
+    DataAtRisk,
+    InvariantViolation,
+    OnceflowError,
+    StorageFailed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
 DEFAULT_MEMBER = "1=127.0.0.1:7400,127.0.0.1:7401"
 DEFAULT_ENDPOINT = "127.0.0.1:7401"
 DEFAULT_CLUSTER = "onceflow"
+
+HTTP_OFF = "off"
 
 TLS_FILES = ("tls.crt", "tls.key", "ca.crt")
 """Names in a folder of TLS files, as Kubernetes and cert-manager give them."""
@@ -139,6 +147,14 @@ class Serving:
         typer.Option("--client-tls", help="Likewise, mutual TLS with clients."),
     ] = None
     token_file: _TokenFile = None
+    http: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ONCEFLOW_HTTP",
+            help=f"Where /metrics and /health are served, or {HTTP_OFF!r}. Without it from "
+            "127.0.0.1:9464 on, the next free port.",
+        ),
+    ] = None
 
     def to_options(self) -> ServerOptions:
         """Return them as the server takes them.
@@ -253,3 +269,5 @@ def told() -> Generator[None]:
         raise StorageFailed(str(error)) from error
     except errors.ConsensusError as error:
         raise OnceflowError(str(error)) from error
+    except errors.InvariantViolation as error:
+        raise InvariantViolation(str(error)) from error

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import typer
 
-from onceflow.cli.meta_options import told
+from onceflow.cli.meta_options import HTTP_OFF, told
 from onceflow.errors import ConfigError
 from onceflow_consensus.kv import KeyValueMachine
-from onceflow_consensus.server.member import start_member
-from onceflow_consensus.server.process import tune_process
+from onceflow_consensus.server import start_member, tune_process
 
 if TYPE_CHECKING:
-    from onceflow_consensus.server.options import ServerOptions
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from onceflow_consensus.server import ServerOptions
+    from onceflow_consensus.server.member import Member
+
+    Show = Callable[[Member], None]
+
+_PUBLISH_S = 0.2
+"""How often a member shows its numbers, and says who leads if that changed."""
 
 
-def run_member(options: ServerOptions) -> None:
+def run_member(options: ServerOptions, http: str | None) -> None:
     """Run a member until SIGTERM or Ctrl-C, or until it fails.
+
+    Args:
+        options: the member's.
+        http: address of metrics and health, ``HTTP_OFF``, or None for the first free one.
 
     Raises:
         ConfigError: an option, an address or a TLS file cannot be used; nothing was started.
@@ -27,12 +40,20 @@ def run_member(options: ServerOptions) -> None:
         StorageFailed: its disk takes no writes; it stopped, the others go on.
     """
     tune_process()
-    with told():
-        asyncio.run(_run(options))
+    with told(), _watched(http) as show:
+        asyncio.run(_run(options, show))
 
 
-async def _run(options: ServerOptions) -> None:
-    ended = asyncio.get_running_loop().create_future()
+def _watched(http: str | None) -> AbstractContextManager[Show]:
+    if http == HTTP_OFF:
+        return nullcontext(lambda _member: None)
+    from onceflow.cli.meta_watch import serve_http  # noqa: PLC0415 - slow to import
+
+    return serve_http(http)
+
+
+async def _run(options: ServerOptions, show: Show) -> None:
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, _end, ended)
     try:
@@ -42,17 +63,35 @@ async def _run(options: ServerOptions) -> None:
             f"{options.listen.peer} or {options.listen.client} cannot be listened on ({error}). "
             "Nothing was started. Stop what listens there, or correct the addresses."
         ) from error
-    typer.echo(
+    _tell(
         f"member {options.peer_id} of {options.cluster_id!r} ({options.engine.value}) answers "
-        f"clients at {options.listen.client}",
-        err=True,
+        f"clients at {options.listen.client}"
     )
+    publishing = asyncio.create_task(_publish(member, show))
     try:
         await asyncio.wait([ended, member.failed], return_when=asyncio.FIRST_COMPLETED)
     finally:
+        publishing.cancel()
         await member.stop()
     if member.failed.done():
         member.failed.result()
+
+
+async def _publish(member: Member, show: Show) -> None:
+    told_of: tuple[int, int | None] | None = None
+    while True:
+        status = member.driver.replica.status
+        raft_leader = status.raft_leader or None
+        show(member)
+        if told_of != (status.term, raft_leader):
+            told_of = (status.term, raft_leader)
+            leads = "nobody leads" if raft_leader is None else f"member {raft_leader} leads"
+            _tell(f"term {status.term}: {leads}")
+        await asyncio.sleep(_PUBLISH_S)
+
+
+def _tell(what: str) -> None:
+    typer.echo(what, err=True)
 
 
 def _end(ended: asyncio.Future[None]) -> None:

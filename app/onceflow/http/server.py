@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from errno import EADDRINUSE
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import orjson
 from aiohttp import web
@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from onceflow.observe.health import Health, Verdict
-    from onceflow.observe.metrics import WorkerMetrics
+    from onceflow.observe.health import Verdict
 
 log = get_logger(__name__)
 
@@ -58,11 +57,11 @@ _ACCEPT_PASSES = 3
 A server that is closed in between leaves the connection's socket open (CPython 3.11).
 """
 
-_INDEX = """onceflow worker
+_INDEX = """onceflow
 
 /metrics        measurements in Prometheus' text format
 /health/live    200 while the process does its work, 503 when it should be restarted
-/health/ready   200 when every assigned task runs, 503 and the reasons when not
+/health/ready   200 when it can serve what it was given, 503 and the reasons when not
 """
 
 _REFUSAL = (
@@ -115,10 +114,30 @@ class _Serving:
     server: asyncio.Server
 
 
+class Measured(Protocol):
+    """What has measurements: a worker's metrics, or a member of the replicated group."""
+
+    def exposition(self) -> bytes:
+        """Render them in Prometheus' text format."""
+        ...
+
+
+class Judged(Protocol):
+    """What knows its health: likewise."""
+
+    def live(self) -> Verdict:
+        """Tell whether the process does its work."""
+        ...
+
+    def ready(self) -> Verdict:
+        """Tell whether it can serve."""
+        ...
+
+
 class HttpServer:
     """Serves one process's metrics and health; ``start`` once, ``stop`` any number of times."""
 
-    def __init__(self, address: HttpAddress, metrics: WorkerMetrics, health: Health) -> None:
+    def __init__(self, address: HttpAddress, metrics: Measured, health: Judged) -> None:
         """Take what is served; nothing listens before ``start``."""
         self._address = address
         self._metrics = metrics

@@ -21,7 +21,13 @@ from onceflow.cli.meta_options import (
     told,
 )
 from onceflow.cli.option_groups import with_options
-from onceflow.errors import ConfigError, DataAtRisk, OnceflowError, StorageFailed
+from onceflow.errors import (
+    ConfigError,
+    DataAtRisk,
+    InvariantViolation,
+    OnceflowError,
+    StorageFailed,
+)
 from onceflow_consensus import errors
 from onceflow_consensus.replica import Engine
 from onceflow_consensus.server.options import Start
@@ -109,6 +115,7 @@ def test_several_endpoints_are_read():
         (errors.SnapshotUnreadable("x"), DataAtRisk),
         (errors.StorageFailed("x"), StorageFailed),
         (errors.GroupUnreachable("x"), OnceflowError),
+        (errors.InvariantViolation("x"), InvariantViolation),
     ],
 )
 def test_errors_of_the_group_have_the_exit_codes_of_the_table(error, kind):
