@@ -373,7 +373,8 @@ class CommitEpochs:
         if self._pending is None:
             return []
         positions = release(self._pending.positions, self._wishes.departing(self._claimed.keys()))
-        return [fx.Flush(), *self._decide(EpochKind.RECORDS, positions)]
+        offsets, commit = self._decide(EpochKind.RECORDS, positions)
+        return [offsets, fx.Flush(), commit]
 
     def _decide(self, kind: EpochKind, positions: Mapping[Partition, Claimed]) -> list[EpochEffect]:
         invariant(

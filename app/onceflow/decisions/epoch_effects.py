@@ -74,8 +74,9 @@ class Seal:
 class Flush:
     """Wait until the broker has every record of the transaction.
 
-    With the two that follow it, ``SendOffsets`` and ``CommitTransaction``, one job of the
-    transaction thread: the first that fails ends it with its event.
+    Between ``SendOffsets`` and ``CommitTransaction``, with them one job of the transaction thread:
+    the first that fails ends it with its event. Offsets go first because their two requests then
+    run while the records are on their way; nothing of either is visible before the commit.
     """
 
 

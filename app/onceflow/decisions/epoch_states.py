@@ -31,7 +31,7 @@ class EpochState(Enum):
     SEALING = auto()
     """Drained; changelog and per-commit outputs are being produced."""
     DECIDING = auto()
-    """Flush, offsets and commit are on the way."""
+    """Offsets, flush and commit are on the way."""
     APPLYING = auto()
     """Kafka has decided; the local stores are being written."""
     ABORTING = auto()

@@ -421,16 +421,9 @@ class Epochs:
     def _transaction_job(
         self, effect: fx.CommitTransaction, offsets: fx.SendOffsets | None
     ) -> ev.EpochEvent:
-        """Flush, send offsets, commit: on the transaction thread, the first failure ends it."""
+        """Send offsets, flush, commit: on the transaction thread, the first failure ends it."""
         transaction, crash = self.runtime.clients.transaction, self.runtime.crash
         started_s = time.monotonic()
-        try:
-            crash(CrashPoint.BEFORE_FLUSH)
-            transaction.flush(FLUSH_S_MAX)
-            crash(CrashPoint.AFTER_FLUSH)
-        except OnceflowError as error:
-            return self._send_failed(effect, error)
-        self._phases["flush"] = time.monotonic() - started_s
         if offsets is not None:
             try:
                 crash(CrashPoint.BEFORE_SEND_OFFSETS)
@@ -443,6 +436,13 @@ class Epochs:
                 return ev.OffsetsRefused(effect.commit_epoch)
             except OnceflowError as error:
                 return self._send_failed(effect, error)
+        try:
+            crash(CrashPoint.BEFORE_FLUSH)
+            transaction.flush(FLUSH_S_MAX)
+            crash(CrashPoint.AFTER_FLUSH)
+        except OnceflowError as error:
+            return self._send_failed(effect, error)
+        self._phases["flush"] = time.monotonic() - started_s
         crash(CrashPoint.BEFORE_COMMIT)
         started_s = time.monotonic()
         result = transaction.commit_transaction(COMMIT_S_MAX)

@@ -67,7 +67,7 @@ def marker(number: int, owner: Incarnation = OWN, **fields) -> Marker:
 def test_an_epoch_commits_every_claimed_partition_with_its_marker():
     machine = opened(P, Q)
     effects = deciding(machine, p=5, q=3)
-    assert kinds(effects) == ["Flush", "SendOffsets", "CommitTransaction"]
+    assert kinds(effects) == ["SendOffsets", "Flush", "CommitTransaction"]
     assert sent(effects) == {P: (5, marker(2)), Q: (3, marker(2))}
     assert machine.handle(ev.TransactionEnded(E(2), ev.Outcome.COMMITTED)) == [
         fx.Apply(E(2), frozenset([P, Q]))
