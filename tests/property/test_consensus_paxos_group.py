@@ -327,7 +327,7 @@ class World:
             self.deliver()
 
 
-SEEDS = range(50)
+SEEDS = range(30)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

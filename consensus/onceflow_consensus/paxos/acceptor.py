@@ -43,7 +43,6 @@ def handle_prepare(state: PaxosState, message: PaxosMessage) -> None:
     """Promise, and bring what the proposer lacks if this log ends higher than its own."""
     last = state.log.last_id
     entries: tuple[Entry, ...] = ()
-    raft_snapshot = None
     if is_above(last, message.position):
         index = message.index
         if not state.log.matches(message.position):
@@ -51,8 +50,8 @@ def handle_prepare(state: PaxosState, message: PaxosMessage) -> None:
             index = min(message.commit_index, last.index)
         if index + 1 >= state.log.first_index:
             entries = state.log.entries_from(index + 1, state.options.max_message_bytes)
-        else:
-            raft_snapshot = state.log.latest_snapshot()
+        elif message.kind is PaxosKind.FETCH:
+            _bring_state(state, message)
     state.post(
         PaxosMessage(
             PaxosKind.PROMISE,
@@ -63,7 +62,19 @@ def handle_prepare(state: PaxosState, message: PaxosMessage) -> None:
             index=last.index,
             commit_index=state.log.commit_index,
             entries=entries,
-            raft_snapshot=raft_snapshot,
+        )
+    )
+
+
+def _bring_state(state: PaxosState, message: PaxosMessage) -> None:
+    """Send a snapshot in place of what is compacted, but not with every repetition of the wish."""
+    now, newest = state.elections.now, state.log.latest_snapshot()
+    if newest is None or now < state.state_due_at:
+        return
+    state.state_due_at = now + state.options.election_ticks
+    state.post(
+        PaxosMessage(
+            PaxosKind.STATE, state.peer_id, message.sender, message.term, raft_snapshot=newest
         )
     )
 

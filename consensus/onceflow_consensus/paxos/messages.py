@@ -38,7 +38,8 @@ NO_BALLOT = Ballot()
 class PaxosKind(Enum):
     """Kinds of messages, and of the reports of local threads.
 
-    Phase one: a proposer asks to PREPARE, acceptors PROMISE. Phase two: ACCEPT_SYNC brings an
+    Phase one: a proposer asks to PREPARE, acceptors PROMISE; it asks to FETCH what it lacks, and
+    gets STATE, a snapshot, in place of what is compacted. Phase two: ACCEPT_SYNC brings an
     acceptor's log up to the proposer's, ACCEPT appends, acceptors answer ACCEPTED, DECIDE tells
     learners what is chosen. REFUSE answers a ballot that is too low.
     """
@@ -47,6 +48,8 @@ class PaxosKind(Enum):
     HEARTBEAT_REPLY = "HeartbeatReply"
     PREPARE = "Prepare"
     PROMISE = "Promise"
+    FETCH = "Fetch"
+    STATE = "State"
     ACCEPT_SYNC = "AcceptSync"
     ACCEPT = "Accept"
     ACCEPTED = "Accepted"
@@ -69,6 +72,7 @@ class PaxosKind(Enum):
 OF_A_BALLOT = frozenset(
     {
         PaxosKind.PREPARE,
+        PaxosKind.FETCH,
         PaxosKind.ACCEPT_SYNC,
         PaxosKind.ACCEPT,
         PaxosKind.DECIDE,
@@ -85,6 +89,7 @@ ANSWERS = frozenset({PaxosKind.PROMISE, PaxosKind.ACCEPTED, PaxosKind.CONFIRMED}
 FROM_MEMBERS = ANSWERS | {
     PaxosKind.HEARTBEAT_REPLY,
     PaxosKind.REFUSE,
+    PaxosKind.STATE,
     PaxosKind.READ_INDEX_RESP,
 }
 """What is only believed of members: what a removed peer answers proves nothing."""
@@ -109,8 +114,8 @@ class PaxosMessage:
 
     ``term`` is the number of the ballot that a message belongs to; in heartbeats that of the
     sender's own ballot, in a refusal that of the ballot promised instead, owned by ``vote``.
-    ``log_term`` and ``index`` name a position: up to which the proposer has the log (PREPARE),
-    where the acceptor's log ends (PROMISE), which ``entries`` follow (ACCEPT_SYNC, ACCEPT,
+    ``log_term`` and ``index`` name a position: up to which the proposer has the log (PREPARE,
+    FETCH), where the acceptor's log ends (PROMISE), which ``entries`` follow (ACCEPT_SYNC, ACCEPT,
     DECIDE), what is accepted or was refused (ACCEPTED). In heartbeats ``index`` is the round, and
     the replies tell in ``log_term`` and ``vote`` whom their sender takes for elected, and in
     ``rejected`` that it is not content with it. In a refusal ``index`` is the refused number.

@@ -16,7 +16,7 @@ from onceflow_consensus.paxos.acceptor import install_snapshot
 from onceflow_consensus.paxos.messages import Ballot, PaxosKind, PaxosMessage
 from onceflow_consensus.paxos.proposals import append_entries
 from onceflow_consensus.paxos.roles import Cause, Phase
-from onceflow_consensus.paxos.sending import send_prepare, start_sync
+from onceflow_consensus.paxos.sending import send_fetch, send_prepare, start_sync
 from onceflow_consensus.paxos.state import Promise, is_above
 from onceflow_consensus.quorum.majority import VoteResult
 from onceflow_consensus.raft.matching import append_from_leader, is_contiguous
@@ -125,15 +125,26 @@ def _fetch(state: PaxosState) -> None:
         return
     if proposal.asked != proposal.fetched:
         proposal.asked = proposal.fetched
-        send_prepare(state, proposal.source)
+        send_fetch(state)
+
+
+def handle_state(state: PaxosState, message: PaxosMessage) -> None:
+    """Take a snapshot that was asked for, also when it comes after the ballot was given up.
+
+    It may have been long under way. What it holds is decided in any case.
+    """
+    proposal, received = state.proposal, message.raft_snapshot
+    is_wanted = state.phase is Phase.FOLLOW or message.sender == proposal.source
+    if received is None or not is_wanted or not install_snapshot(state, received):
+        return
+    proposal.fetched = EntryId(received.term, received.index)
+    proposal.stalled_ticks = 0
+    advance_preparation(state)
 
 
 def _adopt(state: PaxosState, message: PaxosMessage) -> None:
     """Take what the source sent, if it follows what was taken before."""
     proposal = state.proposal
-    received = message.raft_snapshot
-    if received is not None and install_snapshot(state, received):
-        proposal.fetched = EntryId(received.term, received.index)
     entries = tuple(item for item in message.entries if item.index > state.log.commit_index)
     if not entries:
         return

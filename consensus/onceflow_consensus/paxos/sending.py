@@ -22,11 +22,19 @@ if TYPE_CHECKING:
 
 def send_prepare(state: PaxosState, to: PeerId) -> None:
     """Ask for a promise, and for what the acceptor's log holds beyond the own one."""
-    is_source = to == state.proposal.source
-    position = state.proposal.fetched if is_source else state.log.last_id
+    _ask_for_log(state, to, PaxosKind.PREPARE, state.log.last_id)
+
+
+def send_fetch(state: PaxosState) -> None:
+    """Ask whose log is being adopted for what follows in it."""
+    proposal = state.proposal
+    _ask_for_log(state, proposal.source, PaxosKind.FETCH, proposal.fetched)
+
+
+def _ask_for_log(state: PaxosState, to: PeerId, kind: PaxosKind, position: EntryId) -> None:
     state.post(
         PaxosMessage(
-            PaxosKind.PREPARE,
+            kind,
             state.peer_id,
             to,
             state.promised.number,

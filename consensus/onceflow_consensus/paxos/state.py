@@ -107,6 +107,7 @@ class PaxosState:
     transferee, transfer_ticks: whom the ballot is to be handed to, and since when.
     uncommitted_bytes: data of proposals not yet applied; kept by the proposer.
     reads, early_reads: reads that wait for confirmation; for the first decision of the ballot.
+    state_due_at: the tick before which no further snapshot is sent to a proposer that fetches.
     silence_ticks: since the owner of the promised ballot was heard.
     contested_ticks: for how long this replica might have taken over.
     election_timeout_ticks: the timeout of the present period; None until a tick brings one.
@@ -139,6 +140,7 @@ class PaxosState:
         self.cursor.applied_to(max(applied_index, self.cursor.applied_index), 0)
         self.elections = BallotElection(self.peer_id, self.promised, options.election_ticks)
         self.silence_ticks = 0
+        self.state_due_at = 0
         self._begin_period()
 
     @property

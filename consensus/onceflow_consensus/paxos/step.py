@@ -58,6 +58,8 @@ HANDLERS: dict[PaxosKind, Handler] = {
     PaxosKind.HEARTBEAT_REPLY: _handle_heartbeat_reply,
     PaxosKind.PREPARE: acceptor.handle_prepare,
     PaxosKind.PROMISE: proposer.handle_promise,
+    PaxosKind.FETCH: acceptor.handle_prepare,
+    PaxosKind.STATE: proposer.handle_state,
     PaxosKind.REFUSE: proposer.handle_refusal,
     PaxosKind.ACCEPT_SYNC: acceptor.handle_accept,
     PaxosKind.ACCEPT: acceptor.handle_accept,

@@ -15,11 +15,12 @@ from onceflow_consensus.paxos.sending import (
     ask_position,
     broadcast_decided,
     send_entries,
+    send_fetch,
     send_prepare,
     tell_decided,
 )
 from onceflow_consensus.raft.matching import find_conflict_by_term
-from onceflow_consensus.raft.messages import EntryId
+from onceflow_consensus.raft.messages import NO_PEER, EntryId
 from onceflow_consensus.raft.progress import ProgressState
 
 if TYPE_CHECKING:
@@ -100,11 +101,12 @@ def beat(state: PaxosState) -> None:
     proposal = state.proposal
     proposal.asked = None
     for peer_id in state.other_members:
-        is_fetching = state.phase is Phase.PREPARE and peer_id == proposal.source
-        if peer_id not in proposal.promises or is_fetching:
+        if peer_id not in proposal.promises:
             send_prepare(state, peer_id)
         elif state.phase is Phase.ACCEPT:
             _repeat(state, peer_id)
+    if state.phase is Phase.PREPARE and proposal.source != NO_PEER:
+        send_fetch(state)
     if state.reads:
         ask_confirmation(state)
 

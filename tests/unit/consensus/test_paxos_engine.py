@@ -173,9 +173,19 @@ def test_a_promise_brings_a_snapshot_in_place_of_what_is_compacted():
     replica.log.newest_snapshot = lambda: RaftSnapshot(3, 2, configuration_of(frozenset({1, 2, 3})))
     replica.work()
     replica.log.compact(3)
-    (promise,) = replica.receive(K.PREPARE, 2, 5, log_term=1, index=1, commit_index=1)
-    assert promise.raft_snapshot.index == 3
-    assert promise.entries == ()
+    asked = {"log_term": 1, "index": 1, "commit_index": 1}
+    (promise,) = replica.receive(K.PREPARE, 2, 5, **asked)
+    assert (promise.kind, promise.entries) == (K.PROMISE, ())
+    state, promise = replica.receive(K.FETCH, 2, 5, **asked)
+    assert (state.kind, state.to, state.raft_snapshot.index) == (K.STATE, 2, 3)
+    assert [m.kind for m in replica.receive(K.FETCH, 2, 5, **asked)] == [K.PROMISE]
+    for _ in range(4):
+        replica.node.tick(8)
+    assert K.STATE in kinds(replica.receive(K.FETCH, 2, 5, **asked))
+    replica.log.newest_snapshot = lambda: None
+    for _ in range(4):
+        replica.node.tick(8)
+    assert K.STATE not in kinds(replica.receive(K.FETCH, 2, 5, **asked))
 
 
 def test_a_ballot_is_opened_with_a_quorum_and_the_own_durable_promise():
@@ -219,7 +229,7 @@ def test_what_is_adopted_comes_in_pieces_and_is_asked_for():
     replica = Acceptors(max_message_bytes=0)
     replica.prepare()
     (asked,) = replica.promise(2, (1, 4), entries=entries((1, 2)))
-    assert (asked.kind, asked.position) == (K.PREPARE, EntryId(1, 2))
+    assert (asked.kind, asked.position) == (K.FETCH, EntryId(1, 2))
     assert replica.promise(2, (1, 4), entries=entries((1, 2))) == []
     (asked,) = replica.promise(2, (1, 4), entries=entries((1, 3)))
     assert asked.position == EntryId(1, 3)
@@ -244,13 +254,13 @@ def test_a_promise_that_brings_nothing_is_asked_again():
     replica = Acceptors()
     replica.prepare()
     (asked,) = replica.promise(2, (1, 4))
-    assert (asked.kind, asked.to) == (K.PREPARE, 2)
+    assert (asked.kind, asked.to) == (K.FETCH, 2)
     replica.answers(2)
     replica.node.tick(8)
-    assert {m.to for m in replica.work() if m.kind is K.PREPARE} == {2, 3}
+    assert [(m.kind, m.to) for m in replica.work()] == [(K.PREPARE, 3), (K.FETCH, 2)]
     replica.promise(3)
     replica.node.tick(8)
-    assert {m.to for m in replica.work() if m.kind is K.PREPARE} == {2}
+    assert [(m.kind, m.to) for m in replica.work()] == [(K.FETCH, 2)]
 
 
 def test_what_a_peer_promised_before_it_refused_is_not_adopted():
@@ -260,7 +270,7 @@ def test_what_a_peer_promised_before_it_refused_is_not_adopted():
     replica.receive(K.REFUSE, 2, 7, vote=5, index=2)
     replica.promise(3)
     (asked,) = replica.promise(4, (1, 4), entries=entries((1, 2)))
-    assert (asked.kind, asked.to, asked.position) == (K.PREPARE, 4, EntryId(1, 1))
+    assert (asked.kind, asked.to, asked.position) == (K.FETCH, 4, EntryId(1, 1))
     assert replica.terms() == []
 
 
@@ -392,11 +402,25 @@ def test_a_snapshot_is_adopted_with_its_members():
     replica = Acceptors()
     replica.prepare()
     members = configuration_of(frozenset({1, 2}))
-    replica.promise(2, (1, 7), raft_snapshot=RaftSnapshot(6, 1, members))
-    assert replica.state.log.first_index == 7
+    (fetch,) = replica.promise(2, (1, 7))
+    assert (fetch.kind, fetch.to) == (K.FETCH, 2)
+    replica.receive(K.STATE, 3, raft_snapshot=RaftSnapshot(6, 1, members))
+    replica.receive(K.STATE, 2)
+    assert replica.state.log.first_index == 2
+    (fetch,) = replica.receive(K.STATE, 2, raft_snapshot=RaftSnapshot(6, 1, members))
+    assert (fetch.kind, fetch.position) == (K.FETCH, EntryId(1, 6))
     replica.promise(2, (1, 7), entries=entries((1, 7)))
     assert replica.state.phase is Phase.ACCEPT
     assert replica.state.tracker.voters == {1, 2}
+
+
+def test_a_snapshot_that_comes_after_the_ballot_was_given_up_is_taken_all_the_same():
+    replica = Acceptors()
+    members = configuration_of(frozenset({1, 2, 3}))
+    replica.receive(K.STATE, 2, 1, raft_snapshot=RaftSnapshot(6, 1, members))
+    assert replica.state.log.first_index == 7
+    with pytest.raises(MessageRefused):
+        replica.receive(K.STATE, 9, 1, raft_snapshot=RaftSnapshot(8, 1, members))
 
 
 def test_a_decided_change_that_was_adopted_is_applied_before_the_ballot_is_opened():
