@@ -72,7 +72,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    epilog="Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 Kafka is not reachable, "
+    epilog="Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 Kafka or group not reachable, "
     "4 fenced or data at risk: do not restart blindly.",
 )
 
