@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple, NewType
 
 Incarnation = NewType("Incarnation", str)
-"""One start of one worker process: random, never used twice (DESIGN section 5)."""
+"""One start of one worker process: random, never used twice."""
 
 CommitEpoch = NewType("CommitEpoch", int)
 """Number of a commit attempt of one incarnation; grows by one per attempt, never used twice."""
@@ -40,7 +40,7 @@ class Stamp(NamedTuple):
     """Which assignment and which attempt within it a batch, actor, write or send belongs to.
 
     A stamp other than the present one marks a ghost: work of an aborted attempt or of a lost
-    partition, which is refused (DESIGN section 4, step 3).
+    partition, which is refused.
     """
 
     assignment: int

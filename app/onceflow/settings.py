@@ -280,7 +280,7 @@ class Settings(BaseModel):
 
     @property
     def transaction_timeout_ms(self) -> int:
-        """Kafka's transaction timeout: always twice the record bound (DESIGN section 5)."""
+        """Kafka's transaction timeout: always twice the record bound."""
         return round(self.record_bound_s * 2000)
 
     @property

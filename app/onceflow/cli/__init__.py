@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; the only place where errors become exit codes.
 
     Raises:
-        SystemExit: always, with a code of the table in DESIGN section 9.
+        SystemExit: always, with one of the exit codes of `onceflow.errors`.
     """
     try:
         app(None if arguments is None else list(arguments))

@@ -1,8 +1,8 @@
 """The life of a worker's commit epochs: one Kafka transaction after the other, never two at once.
 
 Decides when a transaction begins, what it commits, whether it is committed, aborted or resolved
-from markers, and when partitions may be claimed and handed over (DESIGN sections 4 and 5, without
-two-phase participants). Events in, effects out: no clock, thread or I/O may be imported here.
+from markers, and when partitions may be claimed and handed over, without two-phase participants.
+Events in, effects out: no clock, thread or I/O may be imported here.
 
 Theory. An epoch is the work between two openings of the gate under one assignment. It ends either
 fully drained and committed, or aborted and replayed from the committed offsets, so nothing is ever
@@ -367,14 +367,13 @@ class CommitEpochs:
         self.state = EpochState.SEALING
         return [fx.Seal(self.commit_epoch)]
 
-    def _sealed(self, event: ev.Sealed) -> list[EpochEffect]:
-        _ = event
+    def _sealed(self, _: ev.Sealed) -> list[EpochEffect]:
         invariant(self._pending is not None, "INV-EPOCH-1: only a drained epoch is sealed")
         if self._pending is None:
             return []
         positions = release(self._pending.positions, self._wishes.departing(self._claimed.keys()))
-        offsets, commit = self._decide(EpochKind.RECORDS, positions)
-        return [offsets, fx.Flush(), commit]
+        first, last = self._decide(EpochKind.RECORDS, positions)
+        return [first, fx.Flush(), last]
 
     def _decide(self, kind: EpochKind, positions: Mapping[Partition, Claimed]) -> list[EpochEffect]:
         invariant(

@@ -1,6 +1,6 @@
 """Co-partitioning: which tasks an assignment makes, and whether it can make any.
 
-Decides what belongs together (DESIGN section 6): all source topics of one partition count form one
+Decides what belongs together: all source topics of one partition count form one
 set, because only those can be joined and share tables, and partition ``n`` of each of them belongs
 to task ``(count, n)``. Kafka's range assignor gives one worker the same numbers of all of them,
 *if* every worker subscribes to the same topics; it says nothing when they do not, so that is

@@ -1,6 +1,6 @@
 """What becomes of records that cannot be decoded, on which an agent raises, or that take too long.
 
-Decides retries, isolation and the end of them (DESIGN section 7). Theory of operation: a failed
+Decides retries, isolation and the end of them. Theory of operation: a failed
 attempt is always aborted and replayed, because the failing record may have written half of its
 effects. A failing batch is halved on each replay until one record is left; ``plan`` then cuts the
 epochs so that this record is the first and only one of its epoch. Its marker pins it there, and

@@ -1,6 +1,6 @@
 """The marker: offset metadata that proves which epoch of which incarnation committed an offset.
 
-Every transaction writes one for every claimed partition (DESIGN section 5). Its text is compact,
+Every transaction writes one for every claimed partition. Its text is compact,
 versioned and bounded, because Kafka stores it once per partition and commit. Reading is strict:
 metadata that is not understood is somebody else's or of a newer onceflow, and guessing there
 would resume from offsets whose meaning is unknown.

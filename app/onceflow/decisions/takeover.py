@@ -1,6 +1,6 @@
 """Taking over partitions: fence the last owners, decide where to start, restore, then claim.
 
-Decides the order of DESIGN section 5 ("Taking over a partition") and nothing else. Theory: offsets
+Decides the order of the steps (ARCHITECTURE, section 4), and nothing else. Theory: offsets
 can be trusted only after everybody who might still commit them is fenced, so the first reading
 (unstable, it may show an old marker) only names whom to fence, and the second (stable) counts. If
 the second names somebody else who was not fenced, the round is repeated for that one. Who released

@@ -1,6 +1,6 @@
 """``take()`` and its relatives: lists of records of one partition.
 
-Records held in an unfinished list count as unread (DESIGN section 4, step 4): the cursor's
+Records held in an unfinished list count as unread: the cursor's
 position stays at the first of them, and nothing is decoded or processed until the list is handed
 out. A list holds records of one partition only, so that table writes made for it are attributed to
 that partition.

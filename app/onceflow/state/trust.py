@@ -1,6 +1,6 @@
 """Whether a warm store may be used, and if not, why it is rebuilt.
 
-Pure decisions over a store's metadata; reads no clock and no file. The rules (DESIGN section 6):
+Pure decisions over a store's metadata; reads no clock and no file. The rules:
 
 * A store belongs to one application and one Kafka cluster, and each table to one changelog topic by
   its topic id: a topic deleted and created anew starts again at offset 0, and its offsets mean
