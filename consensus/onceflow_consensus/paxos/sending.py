@@ -22,27 +22,13 @@ if TYPE_CHECKING:
 
 def send_prepare(state: PaxosState, to: PeerId) -> None:
     """Ask for a promise, and for what the acceptor's log holds beyond the own one."""
-    _ask_for_log(state, to, PaxosKind.PREPARE, state.log.last_id)
+    _post(state, to, PaxosKind.PREPARE, state.log.last_id)
 
 
 def send_fetch(state: PaxosState) -> None:
     """Ask whose log is being adopted for what follows in it."""
     proposal = state.proposal
-    _ask_for_log(state, proposal.source, PaxosKind.FETCH, proposal.fetched)
-
-
-def _ask_for_log(state: PaxosState, to: PeerId, kind: PaxosKind, position: EntryId) -> None:
-    state.post(
-        PaxosMessage(
-            kind,
-            state.peer_id,
-            to,
-            state.promised.number,
-            log_term=position.term,
-            index=position.index,
-            commit_index=state.log.commit_index,
-        )
-    )
+    _post(state, proposal.source, PaxosKind.FETCH, proposal.fetched)
 
 
 def start_sync(state: PaxosState, to: PeerId) -> None:
@@ -71,6 +57,7 @@ def send_entries(state: PaxosState, to: PeerId, kind: PaxosKind = PaxosKind.ACCE
     if not entries:
         return False
     _post(state, to, kind, previous, entries)
+    progress.sent_commit_index = state.log.commit_index
     progress.sent_entries(len(entries), payload_bytes(entries))
     return True
 
@@ -79,7 +66,7 @@ def ask_position(state: PaxosState, to: PeerId) -> None:
     """Ask an acceptor whether it holds what was sent, by an ACCEPT without entries."""
     previous = _previous(state, state.tracker.progress[to])
     if previous is not None:
-        _post(state, to, PaxosKind.ACCEPT, previous, ())
+        _post(state, to, PaxosKind.ACCEPT, previous)
 
 
 def tell_decided(state: PaxosState, to: PeerId) -> None:
@@ -89,7 +76,8 @@ def tell_decided(state: PaxosState, to: PeerId) -> None:
         return
     previous = _previous(state, progress)
     if previous is not None:
-        _post(state, to, PaxosKind.DECIDE, previous, ())
+        _post(state, to, PaxosKind.DECIDE, previous)
+        progress.sent_commit_index = state.log.commit_index
 
 
 def broadcast_entries(state: PaxosState) -> None:
@@ -112,7 +100,11 @@ def _previous(state: PaxosState, progress: Progress) -> EntryId | None:
 
 
 def _post(
-    state: PaxosState, to: PeerId, kind: PaxosKind, previous: EntryId, entries: tuple[Entry, ...]
+    state: PaxosState,
+    to: PeerId,
+    kind: PaxosKind,
+    position: EntryId,
+    entries: tuple[Entry, ...] = (),
 ) -> None:
     state.post(
         PaxosMessage(
@@ -120,13 +112,12 @@ def _post(
             state.peer_id,
             to,
             state.promised.number,
-            log_term=previous.term,
-            index=previous.index,
+            log_term=position.term,
+            index=position.index,
             commit_index=state.log.commit_index,
             entries=entries,
         )
     )
-    state.tracker.progress[to].sent_commit_index = state.log.commit_index
 
 
 def _send_snapshot(state: PaxosState, to: PeerId, progress: Progress) -> bool:
