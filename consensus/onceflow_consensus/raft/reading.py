@@ -50,8 +50,7 @@ def take_read_acknowledgement(state: RaftState, message: Message) -> None:
     if state.options.read_mode is ReadMode.LEASE or not message.context:
         return
     state.reads.acknowledge(message.sender, message.context)
-    for read in state.reads.take_confirmed(state.tracker.configuration.voters):
-        _answer(state, read.request, read.index)
+    _answer_confirmed(state)
 
 
 def _confirm(state: RaftState, message: Message) -> None:
@@ -63,6 +62,13 @@ def _confirm(state: RaftState, message: Message) -> None:
     state.reads.add(PendingRead(message, state.log.commit_index))
     state.reads.acknowledge(state.peer_id, state.reads.heartbeat_context())
     broadcast_heartbeat(state)
+    # In a joint configuration whose halves are this voter alone nobody else will confirm it.
+    _answer_confirmed(state)
+
+
+def _answer_confirmed(state: RaftState) -> None:
+    for read in state.reads.take_confirmed(state.tracker.configuration.voters):
+        _answer(state, read.request, read.index)
 
 
 def _answer(state: RaftState, request: Message, index: LogIndex) -> None:

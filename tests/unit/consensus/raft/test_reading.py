@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onceflow_consensus.errors import DropReason, ReadDropped
+from onceflow_consensus.raft.confchange import ChangeOp, ConfChange, SingleChange, Transition
 from onceflow_consensus.raft.messages import Entry, HardState, Message, MessageKind
 from onceflow_consensus.raft.options import ReadMode
 from onceflow_consensus.raft.roles import Role
@@ -31,6 +32,18 @@ def test_a_lone_voter_answers_at_once(new_replica):
     replica.node.read_index(b"r")
     replica.work()
     assert [(read.index, read.request_context) for read in replica.reads] == [(1, b"r")]
+
+
+def test_a_voter_that_is_both_halves_of_a_joint_configuration_answers_at_once(new_replica):
+    replica = new_replica(voters=(1,))
+    replica.become_leader()
+    change = ConfChange((SingleChange(ChangeOp.UPDATE, 1),), Transition.EXPLICIT)
+    replica.node.propose_conf_change(change)
+    replica.work()
+    assert replica.node.status.configuration.is_joint
+    replica.node.read_index(b"r")
+    replica.work()
+    assert [(read.index, read.request_context) for read in replica.reads] == [(2, b"r")]
 
 
 def test_a_lone_voter_that_restarted_waits_until_it_knows_what_it_had_committed(new_replica):
