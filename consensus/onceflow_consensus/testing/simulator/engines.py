@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from onceflow_consensus.quorum.majority import PeerId
+    from onceflow_consensus.raft.configuration import Configuration
     from onceflow_consensus.raft.log import RaftLog
     from onceflow_consensus.raft.messages import LogIndex, Term
     from onceflow_consensus.raft.stable import StableLog
@@ -40,6 +41,11 @@ _EngineState = RaftState | PaxosState
 def _holds(log: RaftLog | StableLog, index: LogIndex, term: Term) -> bool:
     """Whether a log holds an entry, or a snapshot that stands for it."""
     return index < log.first_index or log.term_at(index) == term
+
+
+def _rank(log: StableLog) -> tuple[Term, LogIndex]:
+    """Return what logs are compared by when a leader is elected, or a log is adopted."""
+    return log.term_at(log.last_index) or 0, log.last_index
 
 
 def _options(peer_id: PeerId, setup: Setup) -> RaftOptions:
@@ -158,12 +164,34 @@ class EngineRules:
         holders = {
             peer_id: index for peer_id, disk in self._disks.items() if _holds(disk.log, index, term)
         }
-        voters = state.tracker.configuration.voters
-        if voters.committed_index(holders) < index:
+        configuration = state.tracker.configuration
+        if configuration.voters.committed_index(holders) < index:
             raise Violation(
                 Property.DURABLE_QUORUM,
-                f"{state.peer_id} holds {index} of term {term} committed among {voters}, it is "
-                f"durable at {sorted(holders)}",
+                f"{state.peer_id} holds {index} of term {term} committed among "
+                f"{configuration.voters}, it is durable at {sorted(holders)}",
+            )
+        for peer_id in configuration.voters.peer_ids - holders.keys():
+            # A replica with these members could campaign after a crash, with what its disk holds.
+            log = self._disks[peer_id].log
+            if log.newest_snapshot.configuration == configuration:
+                self._check_cannot_lead(peer_id, configuration, index)
+
+    def _check_cannot_lead(
+        self, peer_id: PeerId, configuration: Configuration, index: LogIndex
+    ) -> None:
+        """Check that a replica that lacks a committed entry would not be elected."""
+        ranks = {
+            voter: _rank(self._disks[voter].log)
+            for voter in configuration.voters.peer_ids
+            if voter in self._states
+        }
+        supporters = {voter: index for voter, rank in ranks.items() if rank <= ranks[peer_id]}
+        if configuration.voters.committed_index(supporters) >= index:
+            raise Violation(
+                Property.SAFE_COMMIT,
+                f"{index} is committed, and {peer_id}, which lacks it, could still lead with "
+                f"{sorted(supporters)}",
             )
 
     def check_vote(self, message: PeerMessage, disk: SimulatedDisk) -> None:

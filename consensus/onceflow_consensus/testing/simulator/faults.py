@@ -6,6 +6,7 @@ seeded just before.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from onceflow_consensus.errors import StorageCorrupt
@@ -65,7 +66,14 @@ def _pause(world: World) -> None:
     if replica is not None:
         replica.life = Life.PAUSED
         world.counts["pauses"] += 1
-        world.schedule(world.choice.choice(_PAUSE_MS), replica.resume, replica.incarnation)
+        duration_ms = world.choice.choice(_PAUSE_MS)
+        world.schedule(duration_ms, replica.resume, replica.incarnation)
+        _read_later(world, replica, duration_ms)
+
+
+def _read_later(world: World, replica: Replica, delay_ms: int) -> None:
+    """Let a client read from a replica that was cut off, before it knows what it missed."""
+    world.schedule(delay_ms, partial(requests.read_at, world), replica)
 
 
 def _pairs(world: World) -> list[tuple[PeerId, PeerId]]:
@@ -87,7 +95,10 @@ def _cut(world: World) -> None:
         chosen = choice.sample(pairs, choice.randint(1, min(4, len(pairs))))
     else:
         chosen = [pair for pair in pairs if pair[shape - 1] == target.peer_id]
-    until_ms = world.now_ms + _duration_ms(world)
+    duration_ms = _duration_ms(world)
+    if target is not None:
+        _read_later(world, target, duration_ms)
+    until_ms = world.now_ms + duration_ms
     world.counts["one-way cuts"] += 1
     world.network.cuts.update(dict.fromkeys(chosen, until_ms))
 
@@ -101,7 +112,10 @@ def _partition(world: World) -> None:
         side = set(choice.sample(peers, choice.randint(1, len(peers) - 1)))
     else:
         side = {target.peer_id}
-    until_ms = world.now_ms + _duration_ms(world)
+    duration_ms = _duration_ms(world)
+    if target is not None:
+        _read_later(world, target, duration_ms)
+    until_ms = world.now_ms + duration_ms
     world.counts["partitions"] += 1
     for link in _pairs(world):
         if (link[0] in side) != (link[1] in side):

@@ -29,6 +29,7 @@ class Property(Enum):
     LOG_MATCHING = "logs that agree at a position agree below it"
     COMPLETENESS = "who leads holds everything that was committed in earlier terms"
     COMMITTED_FOR_EVER = "a position that was committed never changes"
+    SAFE_COMMIT = "who lacks a committed entry cannot be elected any more"
     DURABLE_QUORUM = "what is committed is durable at a quorum"
     KEPT_PROMISE = "what is promised is durable at whoever promises"
     MACHINE_SAFETY = "all replicas apply the same entries in the same order"

@@ -164,7 +164,7 @@ def _draw_setup(choice: random.Random) -> Setup:
         voters=voters,
         spares=spares,
         storage=choice.choice((StorageMode.READY, StorageMode.MESSAGES)),
-        disk=choice.choice((DiskKind.PLAIN, DiskKind.PLAIN, DiskKind.SEGMENTED)),
+        disk=choice.choice((DiskKind.PLAIN, DiskKind.SEGMENTED)),
         pre_vote=choice.random() < 0.6,  # noqa: PLR2004 - a share
         check_quorum=choice.random() < 0.6,  # noqa: PLR2004 - a share
         max_message_bytes=choice.choice((0, 0, 40, 10**6)),
@@ -174,5 +174,5 @@ def _draw_setup(choice: random.Random) -> Setup:
         loss=choice.choice((0.0, 0.02, 0.1)),
         duplication=choice.choice((0.0, 0.02, 0.1)),
         delays_ms=tuple(1 + int(choice.expovariate(1 / mean_ms)) for _ in range(32)),
-        write_ms=choice.choice(((0,), (0, 0, 0, 2), (0, 1, 5), (1, 3))),
+        write_ms=choice.choice(((0,), (0, 0, 0, 2), (0, 1, 5), (2, 8, 20))),
     )

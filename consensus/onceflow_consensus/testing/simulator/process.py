@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from onceflow_consensus.testing.simulator.surroundings import Surroundings
 
 _MAX_DOWN_MS = 60
+_FOUND_AFTER_MS = (0, 1, 2, 4, 8)
 
 
 class Life(Enum):
@@ -129,6 +130,11 @@ class Process:
         elif self.life is Life.RUNNING:
             self.step(message)
 
+    def find(self, message: PeerMessage) -> Process:
+        """Take a message that had come during a pause."""
+        self.receive(message)
+        return self
+
     def step(self, message: PeerMessage) -> None:
         """Hand a message to the engine, which may refuse it."""
         try:
@@ -148,14 +154,14 @@ class Process:
         self.life = Life.PAUSED
 
     def resume(self, incarnation: int) -> Process | None:
-        """Let a stopped process go on: what it missed comes at once."""
+        """Let a stopped process go on: it finds what it missed one after the other."""
         if incarnation != self.incarnation or self.life is not Life.PAUSED:
             return None
         self.life = Life.RUNNING
         inbox, self.inbox = self.inbox, []
         late, self.late = self.late, []
         for message in inbox:
-            self.step(message)
+            self.around.schedule(self.fuzz.choice(_FOUND_AFTER_MS), self.find, message)
         for done, argument in late:
             done(argument)
         return self

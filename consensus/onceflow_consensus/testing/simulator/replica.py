@@ -151,7 +151,8 @@ class Replica(Process):
 
     def _wake(self, thread: Callable[[int], object]) -> None:
         """Let a thread run soon: perhaps only after other things have happened."""
-        self.around.schedule(self.fuzz.choice(_THREAD_DELAYS_MS), thread, self.incarnation)
+        delay_ms = self.fuzz.choice(_THREAD_DELAYS_MS) + self.slow_ms
+        self.around.schedule(delay_ms, thread, self.incarnation)
 
     def _begin_batch(self) -> None:
         self._being_written, self._to_write = self._to_write, []

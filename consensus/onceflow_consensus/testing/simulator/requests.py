@@ -35,7 +35,7 @@ def _attempt(replica: Replica, request: Callable[[], None]) -> bool:
 
 def write(world: World) -> None:
     """Propose one or several writes."""
-    replica = world.somebody(0.7)
+    replica = _asked(world)
     if replica is None:
         return
     count = world.choice.choice((1, 1, 1, 2, 4))
@@ -50,9 +50,12 @@ def write(world: World) -> None:
 
 def read(world: World) -> None:
     """Ask for a linearizable read."""
-    # Whoever believes that it leads, too: a leader that was replaced must not answer.
-    replica = world.choice.choice([*world.all_leading(), world.somebody()])
-    if replica is None:
+    read_at(world, _asked(world))
+
+
+def read_at(world: World, replica: Replica | None) -> None:
+    """Ask a replica for a linearizable read."""
+    if replica is None or replica.life is not Life.RUNNING:
         return
     world.asked += 1
     context = b"r%d" % world.asked
@@ -61,8 +64,13 @@ def read(world: World) -> None:
     replica.turn()
 
 
+def _asked(world: World) -> Replica | None:
+    """Return whom a client asks: mostly who leads, or believes so though it was replaced."""
+    return world.choice.choice([*world.all_leading(), world.somebody(0.7)])
+
+
 def _propose_change(world: World, change: ConfChange) -> None:
-    replica = world.somebody(0.8)
+    replica = _asked(world)
     if replica is None:
         return
     if _attempt(replica, lambda: replica.node.propose_conf_change(change)):
