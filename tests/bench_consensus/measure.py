@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import uvloop
+
 from harness.consensus_group import ProcessGroup, get, put
 from onceflow_consensus.transport.requests import Consistency, GetStatus
 
@@ -73,6 +75,7 @@ async def row(group: ProcessGroup, name: str, act, outstanding: int, seconds: fl
                 "what": name,
                 "outstanding": outstanding,
                 "per_s": round(count / taken_s),
+                "p10_ms": round(latencies[count // 10] * 1000, 2),
                 "p50_ms": round(latencies[count // 2] * 1000, 2),
                 "p99_ms": round(latencies[count * 99 // 100] * 1000, 2),
                 "max_ms": round(latencies[-1] * 1000, 1),
@@ -131,7 +134,7 @@ def main() -> None:
     group = ProcessGroup(directory, engine=arguments.engine)
     try:
         group.start(1, 2, 3)
-        asyncio.run(run(group, arguments))
+        uvloop.run(run(group, arguments))
     finally:
         group.close()
         shutil.rmtree(directory)

@@ -15,7 +15,7 @@ from pathlib import Path
 from onceflow_consensus.errors import StorageError
 from onceflow_consensus.kv import KeyValueMachine
 from onceflow_consensus.replica import Engine
-from onceflow_consensus.server import ServerOptions, Start, start_member, tune_process
+from onceflow_consensus.server import ServerOptions, Start, run_process, start_member
 from onceflow_consensus.transport.addresses import Address, MemberAddresses
 
 CLUSTER = "tested"
@@ -58,9 +58,8 @@ async def serve(options: ServerOptions) -> None:
 
 
 def main() -> None:
-    tune_process()
     try:
-        asyncio.run(serve(options_of(json.loads(sys.argv[1]))))
+        run_process(serve(options_of(json.loads(sys.argv[1]))))
     except StorageError as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(4)

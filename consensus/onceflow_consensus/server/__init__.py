@@ -2,6 +2,6 @@
 
 from onceflow_consensus.server.member import start_member
 from onceflow_consensus.server.options import ServerOptions, Start
-from onceflow_consensus.server.process import tune_process
+from onceflow_consensus.server.process import run_process
 
-__all__ = ["ServerOptions", "Start", "start_member", "tune_process"]
+__all__ = ["ServerOptions", "Start", "run_process", "start_member"]

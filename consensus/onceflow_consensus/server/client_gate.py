@@ -134,7 +134,10 @@ class ClientGate:
         conversation = self._conversations[link]
         for body in bodies:
             self._carry_out(conversation, decode_request(body))
-        self._member.driver.wake()
+        if len(self._conversations) == 1:
+            self._member.driver.take_alone()
+        else:
+            self._member.driver.wake()
 
     def _carry_out(self, conversation: Conversation, request: Request) -> None:
         member = self._member

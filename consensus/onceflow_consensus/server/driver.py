@@ -28,7 +28,7 @@ from onceflow_consensus.errors import (
 )
 from onceflow_consensus.limits import COMMIT_NOTICE_MS
 from onceflow_consensus.raft.confchange import decode_conf_change
-from onceflow_consensus.raft.messages import EntryKind, MessageKind
+from onceflow_consensus.raft.messages import EntryKind
 from onceflow_consensus.raft.roles import Role
 from onceflow_consensus.sessions import LogClock
 from onceflow_consensus.storage import WriteRequest
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from onceflow_consensus.quorum.majority import PeerId
-    from onceflow_consensus.raft.messages import Entry, Message
+    from onceflow_consensus.raft.messages import Entry
     from onceflow_consensus.raft.node import Report
-    from onceflow_consensus.raft.ready import Ready, SoftState
-    from onceflow_consensus.replica import Replica
+    from onceflow_consensus.raft.ready import SoftState
+    from onceflow_consensus.replica import PeerMessage, Replica, ReplicaReady
     from onceflow_consensus.server.member import Member
 
 _MS = 1000
@@ -86,13 +86,12 @@ class Driver:
             self._is_awake = True
             self._loop.call_soon(self._turn)
 
-    def take_messages(self, messages: list[Message]) -> None:
-        """Step what came from a peer."""
-        if self._is_stopped:
-            return
-        self.guard(lambda: self._step(messages))
+    def take_messages(self, messages: list[PeerMessage]) -> None:
+        """Step what came from a peer, and carry on at once: peers send bundles, not one by one."""
+        if not self._is_stopped:
+            self.guard(partial(self._step, messages))
 
-    def _step(self, messages: list[Message]) -> None:
+    def _step(self, messages: list[PeerMessage]) -> None:
         replica, counters = self._replica, self._member.counters
         counters.peer_messages_received_total += len(messages)
         for message in messages:
@@ -103,19 +102,31 @@ class Driver:
             except (ProposalDropped, ReadDropped):
                 # A request that a peer passed on; the peer's own time-out tells who asked it.
                 counters.proposals_dropped_total += 1
-        self.wake()
+        self._carry_on_unless_due()
 
-    def take_durable(self, promises: tuple[Message, ...]) -> None:
+    def take_durable(self, promises: tuple[PeerMessage, ...]) -> None:
         """Deliver promises whose writes are durable: to the engine itself, or to peers."""
-        if self._is_stopped:
-            return
         links, own_id = self._member.links, self._member.options.peer_id
         for promise in promises:
             if promise.to == own_id:
                 self._replica.step(promise)
             else:
                 links.queue(promise)
-        self.wake()
+
+    def take_written(self, deliver: Callable[[], None]) -> None:
+        """Let ``deliver`` hand over what became durable, and carry on at once."""
+        if not self._is_stopped:
+            self.guard(deliver)
+            self.guard(self._carry_on_unless_due)
+
+    def take_alone(self) -> None:
+        """Carry on at once with requests that nothing else will join in this turn."""
+        if not self._is_stopped:
+            self.guard(self._carry_on_unless_due)
+
+    def _carry_on_unless_due(self) -> None:
+        if not self._is_awake:
+            self._carry_on()
 
     def report(self, peer_id: PeerId, report: Report) -> None:
         """Tell the engine how sending to a peer went."""
@@ -182,16 +193,19 @@ class Driver:
         self._member.links.release_deferred()
         self._member.links.flush()
 
-    def _take(self, ready: Ready) -> None:
+    def _take(self, ready: ReplicaReady) -> None:
         member = self._member
         if ready.soft_state is not None:
             self._take_soft_state(ready.soft_state)
         for message in ready.messages:
-            if message.kind is MessageKind.SNAP:
+            if message.raft_snapshot is not None:
                 member.snapshots.send(message)
             else:
                 member.links.queue(message)
         if ready.storage_append is not None:
+            if ready.must_sync:
+                # What goes to the followers is written by them while it is written here.
+                member.links.flush()
             self._write(ready)
         for read_state in ready.read_states:
             member.reads.confirmed(read_state.request_context, read_state.index)
@@ -216,7 +230,7 @@ class Driver:
         elif was_leading and self.role is not Role.LEADER:
             member.proposals.refuse_all(Refusal.NOT_LEADER)
 
-    def _write(self, ready: Ready) -> None:
+    def _write(self, ready: ReplicaReady) -> None:
         append = ready.storage_append
         if append is None:
             return
@@ -231,7 +245,7 @@ class Driver:
         then = None if received is None else partial(self._member.install, received)
         writes.submit(request, append.responses, then)
 
-    def _apply(self, work: Message) -> None:
+    def _apply(self, work: PeerMessage) -> None:
         member = self._member
         for entry in work.entries:
             if entry.kind is EntryKind.NORMAL:

@@ -71,7 +71,9 @@ class Member:
             applied_index=self.data.applied_index,
         )
         self.driver = Driver(self, replica)
-        self.writes = WriteQueue(self.data.log, self.driver.take_durable, self.fail)
+        self.writes = WriteQueue(
+            self.data.log, self.driver.take_durable, self.driver.take_written, self.fail
+        )
         self.snapshots = Snapshots(self)
         self.administration = Administration(self)
         self.peer_gate = PeerGate(self)

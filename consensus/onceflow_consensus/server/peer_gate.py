@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from onceflow_consensus.errors import FrameRefused, StorageFailed
 from onceflow_consensus.limits import MAX_FRAME_BYTES
-from onceflow_consensus.raft.messages import MessageKind
 from onceflow_consensus.server.state_files import decode_reference
 from onceflow_consensus.transport.connection import FrameLink
 from onceflow_consensus.transport.requests import (
@@ -29,7 +28,7 @@ from onceflow_consensus.transport.requests import (
 from onceflow_consensus.transport.tls import server_context
 
 if TYPE_CHECKING:
-    from onceflow_consensus.raft.messages import Message
+    from onceflow_consensus.replica import PeerMessage
     from onceflow_consensus.server.member import Member
     from onceflow_consensus.server.state_files import PartialState, StateReference
 
@@ -117,7 +116,7 @@ class PeerGate:
         decode = self._member.codec.decode
         for body in bodies:
             messages = decode(body)
-            if any(message.kind is MessageKind.SNAP for message in messages):
+            if any(message.raft_snapshot is not None for message in messages):
                 raise FrameRefused("a snapshot must be streamed over a connection of its own")
             self._member.driver.take_messages(messages)
 
@@ -154,7 +153,7 @@ class _Receiving:
         self,
         member: Member,
         link: FrameLink,
-        message: Message,
+        message: PeerMessage,
         expected: StateReference,
         partial: PartialState,
     ) -> None:

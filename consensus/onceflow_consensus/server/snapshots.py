@@ -31,7 +31,8 @@ from onceflow_consensus.transport.requests import Purpose
 
 if TYPE_CHECKING:
     from onceflow_consensus.quorum.majority import PeerId
-    from onceflow_consensus.raft.messages import Entry, Message
+    from onceflow_consensus.raft.messages import Entry
+    from onceflow_consensus.replica import PeerMessage
     from onceflow_consensus.server.member import Member
     from onceflow_consensus.transport.connection import FrameLink
 
@@ -113,7 +114,7 @@ class Snapshots:
             member.writes.submit(request, ())
         member.data.files.drop_old()
 
-    def send(self, message: Message) -> None:
+    def send(self, message: PeerMessage) -> None:
         """Send a snapshot that the engine wants sent; it is told how that went."""
         peer_id = message.to
         if peer_id in self._sending:
@@ -130,7 +131,7 @@ class Snapshots:
             self._send_reporting(message, received), name=f"snapshot-to-{peer_id}"
         )
 
-    async def _send_reporting(self, message: Message, sent: RaftSnapshot) -> None:
+    async def _send_reporting(self, message: PeerMessage, sent: RaftSnapshot) -> None:
         report = Report.SNAPSHOT_FAILED
         try:
             await self._send(message, sent)
@@ -142,7 +143,7 @@ class Snapshots:
             self._member.driver.report(message.to, report)
         self._member.counters.snapshots_sent_total += 1
 
-    async def _send(self, message: Message, sent: RaftSnapshot) -> None:
+    async def _send(self, message: PeerMessage, sent: RaftSnapshot) -> None:
         """Stream the file, and wait until the receiver has taken it.
 
         Raises:

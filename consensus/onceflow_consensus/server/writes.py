@@ -10,50 +10,59 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from onceflow_consensus.raft.messages import payload_bytes
 from onceflow_consensus.storage.writer import LogWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from onceflow_consensus.errors import StorageFailed
-    from onceflow_consensus.raft.messages import Message
+    from onceflow_consensus.replica import PeerMessage
     from onceflow_consensus.storage.durable_log import DurableLog, WriteRequest
 
     Then = Callable[[], None] | None
 
 
+_QUICK_BYTES = 4096
+_SLOW_S, _DISTRUST_S = 0.002, 1.0
+
+
 @dataclass(slots=True)
 class _UnderWay:
     submitted_s: float
-    promises: list[Message]
+    promises: list[PeerMessage]
     then: Then
 
 
 class WriteQueue:
     """Writes of a replica that are under way.
 
-    on_durable: gets the messages whose writes are durable, in order.
+    on_durable: gets the messages whose writes are durable, in order. run: runs what hands over the
+    writes of one sync.
     on_failed: gets the error of the disk, once; the member stops.
     """
 
     def __init__(
         self,
         log: DurableLog,
-        on_durable: Callable[[tuple[Message, ...]], None],
+        on_durable: Callable[[tuple[PeerMessage, ...]], None],
+        run: Callable[[Callable[[], None]], None],
         on_failed: Callable[[StorageFailed], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._log = log
         self._on_durable = on_durable
         self._under_way: deque[_UnderWay] = deque()
+        self._distrust_until_s = 0.0
         self.writes_count = 0
         self.syncs_count = 0
         call = self._loop.call_soon_threadsafe
 
         def written(batch: list[WriteRequest]) -> None:
-            call(self._written, batch)
+            call(run, partial(self._written, batch))
 
         def failed(failure: StorageFailed) -> None:
             call(on_failed, failure)
@@ -68,18 +77,41 @@ class WriteQueue:
         return self._loop.time() - self._under_way[0].submitted_s
 
     def submit(
-        self, request: WriteRequest, promises: tuple[Message, ...], then: Then = None
+        self, request: WriteRequest, promises: tuple[PeerMessage, ...], then: Then = None
     ) -> None:
         """Write a request; deliver ``promises`` when it is durable, then call ``then``.
 
         Raises:
-            StorageFailed: the disk failed before; the member is about to stop.
+            StorageFailed: the disk failed; the member is about to stop.
         """
         self.writes_count += 1
+        if not self._under_way and self._is_quick(request):
+            self._write_here(request, promises)
+            return
         self._under_way.append(_UnderWay(self._loop.time(), [*promises], then))
         self._writer.submit(request)
 
-    def deliver_in_order(self, promises: tuple[Message, ...]) -> None:
+    def _is_quick(self, request: WriteRequest) -> bool:
+        """Whether writing here is likely to cost less than handing over to the writer's thread."""
+        is_plain = request.raft_snapshot is None and request.own_snapshot is None
+        return (
+            is_plain
+            and payload_bytes(request.entries) <= _QUICK_BYTES
+            and self._loop.time() >= self._distrust_until_s
+        )
+
+    def _write_here(self, request: WriteRequest, promises: tuple[PeerMessage, ...]) -> None:
+        # Nothing is under way, so that the writer's thread does not use the log.
+        begin_s = self._loop.time()
+        self._log.persist([request])
+        end_s = self._loop.time()
+        if end_s - begin_s > _SLOW_S:
+            self._distrust_until_s = end_s + _DISTRUST_S
+        self.syncs_count += 1
+        self._log.taken(request)
+        self._on_durable(promises)
+
+    def deliver_in_order(self, promises: tuple[PeerMessage, ...]) -> None:
         """Deliver promises that need no write of their own, after all that are under way."""
         if self._under_way:
             self._under_way[-1].promises.extend(promises)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from onceflow_consensus.quorum.majority import PeerId
-    from onceflow_consensus.raft.messages import Message
+    from onceflow_consensus.replica import PeerMessage
     from onceflow_consensus.transport.addresses import Address
     from onceflow_consensus.transport.codec import Codec
 
@@ -66,8 +66,8 @@ class Identity:
 class _Peer:
     address: Address
     link: FrameLink | None = None
-    queued: list[Message] = field(default_factory=list["Message"])
-    deferred: Message | None = None
+    queued: list[PeerMessage] = field(default_factory=list["PeerMessage"])
+    deferred: PeerMessage | None = None
     was_told: bool = False
     refusal: str = ""
 
@@ -173,7 +173,7 @@ class PeerLinks:
         peer = self._peers.get(peer_id)
         return "" if peer is None else peer.refusal
 
-    def queue(self, message: Message) -> None:
+    def queue(self, message: PeerMessage) -> None:
         """Queue a message until ``flush``; messages to strangers are dropped."""
         peer = self._peers.get(message.to)
         if peer is None:
@@ -205,7 +205,7 @@ class PeerLinks:
                 messages, peer.queued = peer.queued, []
                 self._send(peer_id, peer, messages)
 
-    def _send(self, peer_id: PeerId, peer: _Peer, messages: list[Message]) -> None:
+    def _send(self, peer_id: PeerId, peer: _Peer, messages: list[PeerMessage]) -> None:
         link = peer.link
         is_stuck = link is not None and link.queued_bytes > MAX_PEER_QUEUE_BYTES
         if link is None or self.is_muted or is_stuck:
@@ -258,10 +258,10 @@ class PeerLinks:
         await asyncio.gather(*connectors, return_exceptions=True)
 
 
-def _bundles(messages: list[Message]) -> list[list[Message]]:
+def _bundles(messages: list[PeerMessage]) -> list[list[PeerMessage]]:
     if len(messages) == 1:
         return [messages]
-    bundles: list[list[Message]] = [[]]
+    bundles: list[list[PeerMessage]] = [[]]
     size = 0
     for message in messages:
         message_bytes = payload_bytes(message.entries)

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from onceflow_consensus.errors import FrameRefused, InvalidOptions
+from onceflow_consensus.paxos.messages import PaxosKind, PaxosMessage
 from onceflow_consensus.raft.configuration import configuration_of
 from onceflow_consensus.raft.messages import (
     Entry,
@@ -16,6 +17,7 @@ from onceflow_consensus.raft.messages import (
     MessageKind,
     RaftSnapshot,
 )
+from onceflow_consensus.replica import Engine
 from onceflow_consensus.transport.addresses import (
     Address,
     MemberAddresses,
@@ -23,13 +25,8 @@ from onceflow_consensus.transport.addresses import (
     encode_book,
     parse_address,
 )
+from onceflow_consensus.transport.codec import CODECS, PAXOS_CODEC, RAFT_CODEC
 from onceflow_consensus.transport.frames import HEADER_BYTES, FrameReader, encode_frame
-from onceflow_consensus.transport.raft_wire import (
-    decode_messages,
-    encode_messages,
-    only_tells_commit,
-    without_overtaken,
-)
 from onceflow_consensus.transport.requests import (
     Consistency,
     Hello,
@@ -92,16 +89,28 @@ def test_a_frame_that_claims_too_much_is_refused_before_it_is_kept():
 
 def test_messages_survive_the_way_through_bytes():
     bundle = [MESSAGE, Message(MessageKind.HEARTBEAT, 1, 2, 3)]
-    assert decode_messages(encode_messages(bundle)) == bundle
+    assert RAFT_CODEC.decode(RAFT_CODEC.encode(bundle)) == bundle
+
+
+def test_messages_of_paxos_survive_the_way_through_bytes():
+    bundle = [
+        PaxosMessage(
+            PaxosKind.ACCEPT, 1, 2, 7, 3, 6, 40, 39, MESSAGE.entries, context=b"c", reject_hint=4
+        ),
+        PaxosMessage(PaxosKind.STATE, 2, 1, 7, raft_snapshot=MESSAGE.raft_snapshot, rejected=True),
+    ]
+    assert PAXOS_CODEC.decode(PAXOS_CODEC.encode(bundle)) == bundle
+    assert PAXOS_CODEC.may_wait(PaxosMessage(PaxosKind.DECIDE, 1, 2, 7))
+    assert set(CODECS) == set(Engine)
 
 
 @pytest.mark.parametrize("seed", range(200))
 def test_garbage_is_refused_as_a_bundle_and_as_a_request(seed):
     chance = random.Random(seed)
-    body = bytearray(encode_messages([MESSAGE]))
+    body = bytearray(RAFT_CODEC.encode([MESSAGE]))
     for _ in range(chance.randrange(1, 4)):
         body[chance.randrange(len(body))] = chance.randrange(256)
-    for decode in (decode_messages, decode_request, decode_answer, decode_hello):
+    for decode in (RAFT_CODEC.decode, decode_request, decode_answer, decode_hello):
         try:
             decode(bytes(body))
         except FrameRefused:
@@ -109,10 +118,10 @@ def test_garbage_is_refused_as_a_bundle_and_as_a_request(seed):
 
 
 def test_a_number_below_zero_names_no_kind_of_message():
-    fields = msgspec.msgpack.decode(encode_messages([MESSAGE]))
+    fields = msgspec.msgpack.decode(RAFT_CODEC.encode([MESSAGE]))
     fields[0][0] = -1
     with pytest.raises(FrameRefused):
-        decode_messages(msgspec.msgpack.encode(fields))
+        RAFT_CODEC.decode(msgspec.msgpack.encode(fields))
 
 
 def test_an_acknowledgement_overtakes_those_below_it_and_nothing_else():
@@ -121,17 +130,17 @@ def test_an_acknowledgement_overtakes_those_below_it_and_nothing_else():
 
     heartbeat = Message(MessageKind.HEARTBEAT_RESP, 1, 2, 1)
     rejection = ack(5, rejected=True)
-    assert without_overtaken([ack(3), ack(4), ack(5)]) == [ack(5)]
-    assert without_overtaken([ack(4), ack(3)]) == [ack(4), ack(3)]
-    assert without_overtaken([ack(3), heartbeat, ack(4)]) == [ack(3), heartbeat, ack(4)]
-    assert without_overtaken([ack(3), rejection, ack(6)]) == [ack(3), rejection, ack(6)]
-    assert without_overtaken([ack(3), ack(4, term=2)]) == [ack(3), ack(4, term=2)]
+    assert RAFT_CODEC.without_overtaken([ack(3), ack(4), ack(5)]) == [ack(5)]
+    assert RAFT_CODEC.without_overtaken([ack(4), ack(3)]) == [ack(4), ack(3)]
+    assert RAFT_CODEC.without_overtaken([ack(3), heartbeat, ack(4)]) == [ack(3), heartbeat, ack(4)]
+    assert RAFT_CODEC.without_overtaken([ack(3), rejection, ack(6)]) == [ack(3), rejection, ack(6)]
+    assert RAFT_CODEC.without_overtaken([ack(3), ack(4, term=2)]) == [ack(3), ack(4, term=2)]
 
 
 def test_only_appends_without_entries_may_wait():
-    assert only_tells_commit(Message(MessageKind.APP, 2, 1, 7, commit_index=4))
-    assert not only_tells_commit(MESSAGE)
-    assert not only_tells_commit(Message(MessageKind.HEARTBEAT, 2, 1, 7))
+    assert RAFT_CODEC.may_wait(Message(MessageKind.APP, 2, 1, 7, commit_index=4))
+    assert not RAFT_CODEC.may_wait(MESSAGE)
+    assert not RAFT_CODEC.may_wait(Message(MessageKind.HEARTBEAT, 2, 1, 7))
 
 
 def test_requests_and_answers_survive_the_way_through_bytes():
