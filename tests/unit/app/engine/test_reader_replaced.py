@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 import onceflow
 from onceflow.testing import TopologyDriver
 
@@ -121,3 +123,51 @@ async def test_a_task_that_is_too_slow_for_a_record_does_not_hold_up_the_worker(
         await driver.settle()
         assert values(driver) == ["a", "b"]
         assert values(driver, "replaced-dead-letter") == ["slow"]
+
+
+async def test_a_processor_that_raises_in_a_later_list_of_take_blames_its_own_record(tmp_path):
+    app, words, copies = new_app(retries_max=0, retry_backoff_ms=1)
+
+    def refuse(word):
+        if word == "bad":
+            raise ValueError(word)
+        return word
+
+    @app.agent(words)
+    async def copy(stream):
+        stream.add_processor(refuse)
+        async for several in stream.take(2, within=0.05):
+            for word in several:
+                await copies.send(value=word)
+
+    async with TopologyDriver(app, tmp_path) as driver:
+        await feed(driver, "a", "b", "c", "bad", "d")
+        await driver.settle()
+        assert values(driver) == ["a", "b", "c", "d"]
+        assert values(driver, "replaced-dead-letter") == ["bad"]
+
+
+async def test_a_cancelled_agent_finishes_what_it_has_and_a_restart_reads_on(tmp_path):
+    app, words, copies = new_app()
+    inside, finish = asyncio.Event(), asyncio.Event()
+
+    @app.agent(words)
+    async def copy(stream):
+        async for word in stream:
+            await copies.send(value=word)
+            inside.set()
+            await finish.wait()
+
+    async with TopologyDriver(app, tmp_path, settle_s=0.5) as driver:
+        await feed(driver, "a")
+        await inside.wait()
+        copy.cancel()
+        finish.set()
+        await driver.settle()
+        await feed(driver, "b")
+        with pytest.raises(TimeoutError):
+            await driver.settle()
+        assert values(driver) == ["a"]
+        await asyncio.wait_for(copy.restart(), 10)
+        await driver.settle()
+        assert values(driver) == ["a", "b"]
