@@ -12,7 +12,7 @@ import typer
 from onceflow.cli.meta_options import HTTP_OFF, told
 from onceflow.errors import ConfigError
 from onceflow_consensus.kv import KeyValueMachine
-from onceflow_consensus.server import start_member, tune_process
+from onceflow_consensus.server import run_process, start_member
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,9 +39,8 @@ def run_member(options: ServerOptions, http: str | None) -> None:
         DataAtRisk: its data is damaged; see the message.
         StorageFailed: its disk takes no writes; it stopped, the others go on.
     """
-    tune_process()
     with told(), _watched(http) as show:
-        asyncio.run(_run(options, show))
+        run_process(_run(options, show))
 
 
 def _watched(http: str | None) -> AbstractContextManager[Show]:
