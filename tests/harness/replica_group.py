@@ -58,6 +58,7 @@ class ReplicaGroup:
         self.storage = self.options.get("storage", StorageMode.READY)
         self.peers = [*voters, *learners, *newcomers]
         self.cuts, self.messages = set(), []
+        self.stalled, self.backlog = set(), []
         self.disks, self.replicas, self.reads = {}, {}, {peer: [] for peer in self.peers}
         members = configuration_of(frozenset(voters), frozenset(learners))
         for peer in self.peers:
@@ -157,6 +158,9 @@ class ReplicaGroup:
         ready = replica.ready()
         self.reads[peer] += ready.read_states
         self.send(ready.messages)
+        if peer in self.stalled:
+            self.backlog.append((peer, ready))
+            return True
         if self.storage is StorageMode.MESSAGES:
             self.perform(peer, ready)
             return True
@@ -165,6 +169,13 @@ class ReplicaGroup:
         self.apply(peer, ready.committed_entries)
         replica.advance()
         return True
+
+    def release(self):
+        """Let the disks go on that were stalled; only with local threads can a replica run on."""
+        backlog, self.backlog, self.stalled = self.backlog, [], set()
+        for peer, ready in backlog:
+            self.perform(peer, ready)
+        self.settle()
 
     def perform(self, peer, ready):
         done = []

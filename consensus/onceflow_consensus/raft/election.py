@@ -156,7 +156,9 @@ def handle_vote_answer(state: RaftState, message: Message) -> None:
         state.become_follower(Cause.OUTVOTED, state.term, NO_PEER)
     elif result is VoteResult.WON and state.role is Role.PRE_CANDIDATE:
         _campaign(state, Campaign.ELECTION)
-    elif result is VoteResult.WON:
+    elif result is VoteResult.WON and state.peer_id in state.tracker.votes:
+        # The own vote is among them, so that the term is durable: a candidate that led before, and
+        # lost the term in a crash, could be elected in it again and write other entries in it.
         state.become_leader()
         # An entry of the own term: only with it can anything before it be committed.
         append_entries(state, (Entry(),))

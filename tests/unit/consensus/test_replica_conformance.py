@@ -151,6 +151,20 @@ def test_without_a_quorum_nothing_is_decided(new_group):
     assert group.leading() is None
 
 
+@pytest.mark.parametrize("engine", Engine)
+def test_nobody_leads_before_its_own_vote_is_durable(engine):
+    # It could lose its term in a crash, be elected in it again, and write other entries in it.
+    group = ReplicaGroup(engine, storage=StorageMode.MESSAGES)
+    group.stalled = {1}
+    group.replicas[1].campaign()
+    group.settle()
+    assert {replica.status.vote for replica in group.replicas.values()} == {1}
+    assert not group.leads(1)
+    assert group.disks[1].hard_state.term == 0
+    group.release()
+    assert group.leads(1)
+
+
 def test_a_group_that_stops_as_a_whole_goes_on_from_its_disks(new_group):
     group = new_group()
     group.propose(b"a")
