@@ -98,6 +98,19 @@ async def test_a_task_is_counted_in_its_state_until_it_runs(tmp_path):
         assert runtime.health.tasks_by_state() == {TaskState.RUNNING: 1}
 
 
+async def test_a_worker_that_is_given_no_partition_is_ready():
+    app = make_app()
+    runtime = runtime_of(app)
+    runtime._epochs = Epochs(runtime, Incarnation("own"))
+    app.consumer = SimpleNamespace(assigned_by_group=lambda _: None)
+    assert not runtime.health.ready().ok
+    nothing = frozenset()
+    runtime.inflow.on_assigned(
+        SimpleNamespace(number=1, partitions=nothing, added=nothing, group_metadata="m")
+    )
+    assert runtime.health.ready().ok
+
+
 async def test_a_retry_and_a_dead_letter_tell_record_and_error(tmp_path, caplog):
     app = new_app(retries_max=1, retry_backoff_ms=1)
     async with TopologyDriver(app, tmp_path) as driver:
