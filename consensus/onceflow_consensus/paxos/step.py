@@ -28,10 +28,10 @@ Handler = Callable[[PaxosState, PaxosMessage], None]
 
 
 def _handle_heartbeat(state: PaxosState, message: PaxosMessage) -> None:
-    elections, members = state.elections, state.tracker.progress
-    if state.peer_id in members and message.sender not in members:
-        # One that was removed and does not know it must not believe that it has a quorum. A
-        # newcomer, on the other hand, answers those whom it does not know yet.
+    elections, is_member = state.elections, message.sender in state.tracker.progress
+    if not is_member and message.commit_index < state.log.commit_index:
+        # One that was removed and does not know it must not believe that it has a quorum. One
+        # that knows more than this replica, on the other hand, may have been added since.
         return
     state.post(
         PaxosMessage(
@@ -179,5 +179,6 @@ def _broadcast_heartbeat(state: PaxosState) -> None:
                 peer_id,
                 state.elections.own.number,
                 index=state.elections.now,
+                commit_index=state.log.commit_index,
             )
         )

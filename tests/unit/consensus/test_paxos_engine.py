@@ -668,8 +668,12 @@ def test_late_and_foreign_heartbeats_prove_nothing():
         replica.node.tick(8)
     assert not elections.is_heard(2)
     replica.work()
-    replica.node.step(PaxosMessage(K.HEARTBEAT, 9, 1))
+    replica.node.step(PaxosMessage(K.HEARTBEAT, 9, 1, commit_index=0))
     assert not replica.node.has_ready()
+    # It knows what this replica does not: it may have been added since.
+    replica.node.step(PaxosMessage(K.HEARTBEAT, 9, 1, commit_index=1))
+    assert kinds(replica.node.ready().messages) == [K.HEARTBEAT_REPLY]
+    replica.node.advance()
     with pytest.raises(MessageRefused):
         replica.node.step(PaxosMessage(K.HEARTBEAT_REPLY, 9, 1))
 
