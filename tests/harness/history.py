@@ -13,6 +13,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Self
 
+from harness.meta_group import READY_S
 from onceflow_consensus.client import ClientOptions, GroupClient
 from onceflow_consensus.errors import GroupUnreachable, SessionLost
 from onceflow_consensus.kv import (
@@ -64,7 +65,7 @@ class Recorder:
         results = await asyncio.gather(*self._tasks, return_exceptions=kind is not None)
         assert kind is not None or results == [None] * self._clients
 
-    async def wait_more(self, count: int, timeout_s: float = 15) -> None:
+    async def wait_more(self, count: int, timeout_s: float = READY_S) -> None:
         """Wait until as many further operations have succeeded."""
         self._wanted = self.done + count
         self._reached.clear()

@@ -1,8 +1,8 @@
 """A group of ``onceflow meta serve`` processes on a network that a test can cut.
 
-Each member reaches each other one over a link of its own (``links``), so that any direction can
-fail. Clients reach members directly. Everything a member says is kept in a file, which is shown
-when a test fails.
+Members reach each other through doors (``links``), so that any direction of any pair can fail.
+Clients reach members directly. Everything a member says is kept in a file, which is shown when a
+test fails.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
-from harness.links import Link, LinkState
+from harness.links import Door, LinkState
 from onceflow.cli import main
 from onceflow.cli.meta_asking import REQUEST_ID, Asker
 from onceflow.cli.meta_options import Connection
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 COMMAND = [sys.executable, "-c", "from onceflow.cli import main; main()", "meta"]
 HOST = "127.0.0.1"
-READY_S = 30.0
+READY_S = 90.0
+"""Patience with a machine that does much else; a group that has it for itself takes a second."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -55,7 +56,7 @@ class MetaGroup:
         ports = free_ports(2 * size)
         self.peer_ports = dict(zip(self.ids, ports[:size], strict=True))
         self.client_ports = dict(zip(self.ids, ports[size:], strict=True))
-        self.links: dict[tuple[int, int], Link] = {}
+        self.doors: dict[int, Door] = {}
         self.processes: dict[int, subprocess.Popen] = {}
         self.stopped: set[int] = set()
         self._started: list[subprocess.Popen] = []
@@ -71,10 +72,8 @@ class MetaGroup:
         return self.folder / f"member-{member}"
 
     async def open(self) -> None:
-        for a in self.ids:
-            for b in self.ids:
-                if a != b:
-                    self.links[a, b] = await Link(self.peer_ports[b]).open()
+        for member, port in self.peer_ports.items():
+            self.doors[member] = await Door(port).open()
 
     def start(self, member: int, *arguments: str) -> subprocess.Popen:
         """Start a member, which sees the others behind its own links."""
@@ -85,26 +84,22 @@ class MetaGroup:
         self.processes[member] = process
         return process
 
+    def addresses_of(self, member: int) -> str:
+        """Return a member's addresses for members and for clients, as ``--member`` has them."""
+        return f"{HOST}:{self.doors[member].port},{HOST}:{self.client_ports[member]}"
+
     def options_of(self, member: int) -> list[str]:
-        """Return a member's options; it sees founders, and itself if it is none, in its list."""
-        known = [*range(1, self.founders + 1)]
-        listed = known if member in known else [*known, member]
-        addresses = {
-            each: (self.peer_ports if each == member else self.ports_seen_by(member))[each]
-            for each in listed
-        }
+        """Return a member's options; it lists the founders, and itself if it is none."""
+        founders = list(range(1, self.founders + 1))
+        listed = founders if member in founders else [*founders, member]
+        client_port, peer_port = self.client_ports[member], self.peer_ports[member]
         return [
             f"--id={member}",
             f"--dir={self.directory_of(member)}",
+            f"--listen={HOST}:{peer_port},{HOST}:{client_port}",
             *(f"--{name}={value}" for name, value in self.options.items()),
-            *(
-                f"--member={each}={HOST}:{port},{HOST}:{self.client_ports[each]}"
-                for each, port in addresses.items()
-            ),
+            *(f"--member={each}={self.addresses_of(each)}" for each in listed),
         ]
-
-    def ports_seen_by(self, member: int) -> dict[int, int]:
-        return {b: link.port for (a, b), link in self.links.items() if a == member}
 
     def kill(self, member: int) -> None:
         """End a member as a power cut does, as far as the page cache allows."""
@@ -123,13 +118,16 @@ class MetaGroup:
 
     def isolate(self, member: int, state: LinkState = LinkState.CUT) -> None:
         """Cut a member off from all others, in both directions."""
-        for pair, link in self.links.items():
-            if member in pair:
-                link.become(state)
+        for other in self.ids:
+            if other != member:
+                self.doors[member].link(other).become(state)
+                self.doors[other].link(member).become(state)
 
     def heal(self) -> None:
-        for link in self.links.values():
-            link.become(LinkState.WHOLE)
+        for member, door in self.doors.items():
+            for other in self.ids:
+                if other != member:
+                    door.link(other).become(LinkState.WHOLE)
 
     async def status(self, member: int) -> dict | None:
         """Return a member's own view; None if it does not answer."""
@@ -179,8 +177,8 @@ class MetaGroup:
             process.send_signal(signal.SIGCONT)
             process.kill()
             process.wait(10)
-        for link in self.links.values():
-            await link.close()
+        for door in self.doors.values():
+            await door.close()
 
 
 @asynccontextmanager
@@ -208,12 +206,17 @@ async def meta_group(
 
 
 async def call(*arguments: str) -> tuple[int, str, str]:
-    """Run a command of ``onceflow meta`` in this process; return exit code, output and talk."""
+    """Run a command of ``onceflow meta`` in this process; return exit code, output and talk.
+
+    It is patient with the group unless it says how long it waits.
+    """
+    waits = any(each.startswith("--timeout") for each in arguments)
+    patience = [] if waits or arguments[0] == "restore" else [f"--timeout={READY_S:g}"]
     out, err = io.StringIO(), io.StringIO()
 
     def run() -> int:
         try:
-            main(["meta", *arguments])
+            main(["meta", *arguments, *patience])
         except SystemExit as left:
             return left.code
         raise AssertionError("the command line always exits")

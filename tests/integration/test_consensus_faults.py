@@ -13,10 +13,10 @@ import pytest
 
 from harness.history import Recorder
 from harness.links import LinkState
-from harness.meta_group import meta_group
+from harness.meta_group import READY_S, meta_group
 from onceflow_consensus.transport.codec import CODECS
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 ENGINES = [each.value for each in CODECS]
 
@@ -81,7 +81,7 @@ async def test_a_member_without_disk_stops_and_the_others_go_on(group, tmp_path)
         victim = await group.leader()
         process = group.processes[victim]
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
-        assert await asyncio.to_thread(process.wait, 10) == 1
+        assert await asyncio.to_thread(process.wait, READY_S) == 1
         assert "Check the disk" in group.log_of(victim).read_text()
         await recorder.wait_more(80)
         group.start(victim)

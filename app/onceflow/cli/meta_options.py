@@ -147,6 +147,15 @@ class Serving:
         typer.Option("--client-tls", help="Likewise, mutual TLS with clients."),
     ] = None
     token_file: _TokenFile = None
+    snapshot_log_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--snapshot-log-bytes",
+            min=4096,
+            help="Bytes of commands after which the log is replaced by a snapshot; 64 MB if not "
+            "given.",
+        ),
+    ] = None
     http: Annotated[
         str | None,
         typer.Option(
@@ -184,6 +193,7 @@ class Serving:
                 peer_tls=tls_files(self.peer_tls),
                 client_tls=tls_files(self.client_tls),
                 client_token=read_token(self.token_file),
+                snapshot_log_bytes=self.snapshot_log_bytes,
             )
 
 

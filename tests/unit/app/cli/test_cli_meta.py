@@ -66,6 +66,7 @@ def test_options_of_a_member_reach_the_server(tmp_path):
         cluster="other",
         peer_tls=tmp_path / "peers",
         token_file=token,
+        snapshot_log_bytes=5000,
     ).to_options()
     assert options.peer_id == 4
     assert str(options.members[4].client) == "b:2"
@@ -74,6 +75,7 @@ def test_options_of_a_member_reach_the_server(tmp_path):
     assert options.peer_tls.certificate == tmp_path / "peers" / "tls.crt"
     assert options.client_tls is None
     assert options.client_token == "secret"
+    assert options.snapshot_log_bytes == 5000
     assert "secret" not in repr(options)
 
 
