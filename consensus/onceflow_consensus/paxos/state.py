@@ -228,7 +228,9 @@ class PaxosState:
 
     def _begin_period(self) -> None:
         self.proposal = Proposal()
-        self.tracker.reset(self.peer_id, self.log.last_index)
+        # Nothing counts as accepted before it is said to be, by this replica as well: its own log
+        # may be cut and grow again before the ballot is opened.
+        self.tracker.reset(self.peer_id, 0)
         self.election_timeout_ticks: int | None = None
         self.contested_ticks = 0
         self.transferee: PeerId = NO_PEER

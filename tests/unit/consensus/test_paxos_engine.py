@@ -555,6 +555,20 @@ def test_only_an_entry_of_the_own_ballot_is_decided_by_counting():
     assert replica.state.log.commit_index == 3
 
 
+def test_a_log_that_was_longer_before_does_not_count_as_having_accepted():
+    replica = Acceptors((2, 2, 2, 2), hard=HardState(3, 9, 1))
+    replica.prepare()
+    message = PaxosMessage(
+        K.PROMISE, 2, 1, 4, log_term=3, index=2, commit_index=1, entries=entries((3, 2))
+    )
+    replica.node.step(message)
+    assert replica.terms() == [3, 4]
+    replica.node.step(PaxosMessage(K.ACCEPTED, 2, 1, 4, index=3))
+    assert replica.state.log.commit_index == 1
+    replica.work()
+    assert replica.state.log.commit_index == 3
+
+
 def test_nothing_is_proposed_after_a_membership_change_until_it_is_applied():
     replica = Acceptors().lead()
     replica.node.propose_conf_change(ConfChange((SingleChange(ChangeOp.ADD_LEARNER, 4),)))
