@@ -241,7 +241,7 @@ class Stream(faust.Stream):
         except StopAsyncIteration:
             return
         finally:
-            settle(self, [event] if event is not None else [], self._acks)
+            settle(self, [event] if event is not None else [], Acks.OF_STREAM)
             await self._end(channel, started_here=started_here)
 
     def _columns(self, batch: Batch, start: int, stop: int) -> RecordBatch:

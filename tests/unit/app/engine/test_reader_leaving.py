@@ -229,3 +229,18 @@ async def test_a_copy_of_an_agents_stream_is_read_by_the_same_agent(world):
     copy = stream.noack()
     assert (copy.reader, copy.restarted_by_agent) == ("agent", True)
     assert copy.subscriptions is stream.subscriptions
+
+
+async def test_a_batch_finishes_by_itself_also_in_a_noack_stream(world):
+    """An agent that leaves its batches on purpose has nothing to acknowledge them with."""
+    stream = world.streams[0].noack()
+    stream.restarted_by_agent = True
+
+    async def reader():
+        async for _ in stream.batches():
+            break
+
+    start(world, reader)
+    await opened(world, 0, 1)
+    await asyncio.sleep(0.02)
+    assert await world.drained() == 2
