@@ -72,8 +72,8 @@ class BallotElection:
         self._elected_at = -window_ticks
 
     def observe(self, ballot: Ballot) -> None:
-        """Learn that a ballot exists."""
-        if ballot > self.elected:
+        """Learn that a ballot exists; one of number zero is none."""
+        if ballot.number > 0 and ballot > self.elected:
             self.elected = ballot
             self._elected_at = self.now
             self.is_content = True

@@ -89,7 +89,9 @@ def handle_refusal(state: PaxosState, message: PaxosMessage) -> None:
         return
     standing = state.standing()
     is_open = state.phase is Phase.ACCEPT
-    if standing is VoteResult.LOST or (is_open and standing is VoteResult.PENDING):
+    is_too_few = standing is VoteResult.LOST or (is_open and standing is VoteResult.PENDING)
+    # What was adopted of a log half-way must not be replaced by another's under the same ballot.
+    if is_too_few or (not is_open and message.sender == state.proposal.source):
         state.give_up(Cause.REFUSED)
 
 

@@ -17,6 +17,7 @@ from onceflow_consensus.errors import (
     ProposalDropped,
 )
 from onceflow_consensus.paxos.acceptor import install_snapshot
+from onceflow_consensus.paxos.elections import BallotElection
 from onceflow_consensus.paxos.messages import NO_BALLOT, Ballot, PaxosKind, PaxosMessage
 from onceflow_consensus.paxos.node import PaxosNode
 from onceflow_consensus.paxos.proposer import _open
@@ -305,6 +306,24 @@ def test_a_proposer_gives_up_when_what_it_must_adopt_does_not_come():
         assert replica.state.phase is Phase.PREPARE
         replica.answers(2)
         replica.node.tick(8)
+    assert replica.state.phase is Phase.FOLLOW
+
+
+def test_a_proposer_gives_up_when_the_one_whose_log_it_adopts_promises_another():
+    replica = Acceptors(voters=(1, 2, 3, 4, 5))
+    replica.prepare()
+    replica.promise(3)
+    replica.promise(4)
+    replica.promise(2, (1, 4))
+    assert replica.state.phase is Phase.ACCEPT
+    replica = Acceptors(voters=(1, 2, 3, 4, 5))
+    replica.prepare()
+    replica.promise(3)
+    (fetch,) = replica.promise(2, (1, 4))
+    assert fetch.kind is K.FETCH
+    replica.receive(K.REFUSE, 4, 7, vote=5, index=2)
+    assert replica.state.phase is Phase.PREPARE
+    replica.receive(K.REFUSE, 2, 7, vote=5, index=2)
     assert replica.state.phase is Phase.FOLLOW
 
 
@@ -675,6 +694,10 @@ def test_late_and_foreign_heartbeats_prove_nothing():
     replica.node.tick(8)
     replica.receive(K.HEARTBEAT_REPLY, 2, 0, index=1)
     assert elections.is_heard(2)
+    assert elections.elected == Ballot(1, 9)
+    fresh = BallotElection(1, NO_BALLOT, 4)
+    fresh.observe(Ballot(0, 3))
+    assert fresh.elected == NO_BALLOT
     replica.receive(K.HEARTBEAT_REPLY, 2, 0, index=0)
     replica.receive(K.HEARTBEAT_REPLY, 3, 0, index=5)
     assert not elections.is_heard(3)
