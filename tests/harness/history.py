@@ -35,9 +35,11 @@ if TYPE_CHECKING:
 
     from harness.meta_group import MetaGroup
 
-KEYS = ("x", "y", "z")
+KEYS = 3
 ANSWER_S = 4.0
 PAUSE_S = 0.004
+
+_RUNS = itertools.count(1)
 
 
 class Recorder:
@@ -53,6 +55,8 @@ class Recorder:
         self._clients = clients
         self._values = itertools.count(1)
         self._processes = itertools.count(1)
+        # Of its own: the checker takes keys as unwritten in the beginning.
+        self._keys = [f"{next(_RUNS)}-{number}" for number in range(KEYS)]
         self._is_over = False
         self._tasks: list[asyncio.Task] = []
 
@@ -79,9 +83,9 @@ class Recorder:
         options = ClientOptions("onceflow", addresses, timeout_s=ANSWER_S)
         process = next(self._processes)
         async with GroupClient(options) as client:
-            seen = dict.fromkeys(KEYS)
+            seen = dict.fromkeys(self._keys)
             while not self._is_over:
-                key = chance.choice(KEYS)
+                key = chance.choice(self._keys)
                 op = chance.choice(("read", "read", "write", "cas"))
                 value = None if op == "read" else next(self._values)
                 told = [seen[key], value] if op == "cas" else value

@@ -129,6 +129,15 @@ class MetaGroup:
                 if other != member:
                     door.link(other).become(LinkState.WHOLE)
 
+    def mend(self) -> None:
+        """Let every founder run and reach the others, whatever was done to it."""
+        self.heal()
+        for member in sorted(self.stopped):
+            self.thaw(member)
+        for member in range(1, self.founders + 1):
+            if member not in self.processes or self.processes[member].poll() is not None:
+                self.start(member)
+
     async def status(self, member: int) -> dict | None:
         """Return a member's own view; None if it does not answer."""
         connection = Connection(endpoints=f"{HOST}:{self.client_ports[member]}", timeout_s=0.5)

@@ -10,22 +10,30 @@ import asyncio
 import resource
 
 import pytest
+import pytest_asyncio
 
 from harness.history import Recorder
 from harness.links import LinkState
 from harness.meta_group import READY_S, meta_group
 from onceflow_consensus.transport.codec import CODECS
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 
 ENGINES = [each.value for each in CODECS]
 
 
-@pytest.fixture(params=ENGINES)
-async def group(request, tmp_path):
-    async with meta_group(tmp_path, engine=request.param) as running:
-        await running.leader()
+@pytest_asyncio.fixture(params=ENGINES, scope="module", loop_scope="module")
+async def shared(request, tmp_path_factory):
+    """One group for all tests of an engine: each leaves it whole."""
+    async with meta_group(tmp_path_factory.mktemp("group"), engine=request.param) as running:
         yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def group(shared):
+    await shared.leader()
+    yield shared
+    shared.mend()
 
 
 async def agree(group, recorder, file):
@@ -37,12 +45,11 @@ async def agree(group, recorder, file):
 async def test_killed_members_lose_nothing_that_was_acknowledged(group, tmp_path):
     async with Recorder(group, seed=1) as recorder:
         await recorder.wait_more(100)
-        for _ in range(2):
-            victim = await group.leader()
-            group.kill(victim)
-            await recorder.wait_more(100)
-            group.start(victim)
-            await recorder.wait_more(50)
+        victim = await group.leader()
+        group.kill(victim)
+        await recorder.wait_more(100)
+        group.start(victim)
+        await recorder.wait_more(100)
         for member in group.ids:
             group.kill(member)
         for member in group.ids:
@@ -53,12 +60,12 @@ async def test_killed_members_lose_nothing_that_was_acknowledged(group, tmp_path
 
 async def test_a_leader_that_was_frozen_serves_nothing_stale(group, tmp_path):
     async with Recorder(group, seed=2) as recorder:
-        for _ in range(2):
-            await recorder.wait_more(80)
-            frozen = await group.leader()
-            group.freeze(frozen)
-            await recorder.wait_more(80)
-            group.thaw(frozen)
+        await recorder.wait_more(80)
+        frozen = await group.leader()
+        group.freeze(frozen)
+        await recorder.wait_more(80)
+        group.thaw(frozen)
+        await recorder.wait_more(80)
     await agree(group, recorder, tmp_path / "history.jsonl")
 
 
