@@ -26,10 +26,10 @@ ARGS ?=
 ENGINE ?= all
 SEEDS ?=
 
-.PHONY: help setup check test run faults sim bench clean
+.PHONY: help setup check test run faults sim bench bench-consensus clean
 
 help: ## show this help
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' \
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' \
 		$(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make .venv and install the locked dependencies; instant the second time
@@ -86,6 +86,9 @@ sim: $(INSTALLED) ## simulate SEEDS=n groups of ENGINE=raft|paxos|all from SEED=
 
 bench: $(INSTALLED) ## side-by-side benchmarks: a table, and JSON lines; ARGS=--quick for a short one
 	$(BIN)/python tests/bench $(ARGS)
+
+bench-consensus: $(INSTALLED) ## the replicated group against etcd, the same way; ARGS=--quick as well
+	$(BIN)/python tests/bench_consensus $(ARGS)
 
 clean: ## remove the environment, caches and local data
 	rm -rf $(VENV) .cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build data
