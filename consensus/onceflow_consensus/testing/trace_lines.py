@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NoReturn, cast
 
 from onceflow_consensus.quorum.joint import JointVoters
-from onceflow_consensus.tracing import MORE_TAG, TAG
+from onceflow_consensus.tracing.lines import MORE_TAG, TAG
 
 
 class TraceUnreadable(Exception):  # noqa: N818 - named by what is wrong with the trace
