@@ -11,9 +11,13 @@ import itertools
 import json
 import random
 import time
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Self
 
-from harness.meta_group import READY_S
+from harness.meta_group import HOST, READY_S
+from onceflow.cli.meta_asking import REQUEST_ID, Asker
+from onceflow.cli.meta_asking import _Refused as MemberRefused
+from onceflow.cli.meta_options import Connection
 from onceflow_consensus.client import ClientOptions, GroupClient
 from onceflow_consensus.errors import GroupUnreachable, SessionLost
 from onceflow_consensus.kv import (
@@ -29,6 +33,7 @@ from onceflow_consensus.kv import (
 from onceflow_consensus.testing.history import parse_history
 from onceflow_consensus.testing.linearizability import check_linearizability
 from onceflow_consensus.transport.addresses import parse_address
+from onceflow_consensus.transport.requests import Consistency, Read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
 KEYS = 3
 ANSWER_S = 4.0
 PAUSE_S = 0.004
+PINNED_S = 4.0
+PINNED_PAUSE_S = 0.03
 
 _RUNS = itertools.count(1)
 
@@ -48,6 +55,7 @@ class Recorder:
     def __init__(self, group: MetaGroup, seed: int, clients: int = 5) -> None:
         self.lines: list[dict] = []
         self.done = 0
+        self.pinned = 0
         self._wanted = 0
         self._reached = asyncio.Event()
         self._group = group
@@ -61,13 +69,16 @@ class Recorder:
         self._tasks: list[asyncio.Task] = []
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._run(each)) for each in range(self._clients)]
+        self._tasks = [
+            *(asyncio.create_task(self._run(each)) for each in range(self._clients)),
+            *(asyncio.create_task(self._read_at(member)) for member in self._group.ids),
+        ]
         return self
 
     async def __aexit__(self, kind, error, trace) -> None:
         self._is_over = True
         results = await asyncio.gather(*self._tasks, return_exceptions=kind is not None)
-        assert kind is not None or results == [None] * self._clients
+        assert kind is not None or results == [None] * len(self._tasks)
 
     async def wait_more(self, count: int, timeout_s: float = READY_S) -> None:
         """Wait until as many further operations have succeeded."""
@@ -101,6 +112,30 @@ class Recorder:
                     self._count()
                     seen[key] = result[1] if op == "cas" else result
                 await asyncio.sleep(chance.random() * PAUSE_S)
+
+    async def _read_at(self, member: int) -> None:
+        """Read at one member only, whoever leads: also one that was frozen or is cut off."""
+        chance = random.Random(self._seed * 1_000 + 900 + member)
+        process = next(self._processes)
+        asker = Asker(Connection(endpoints=f"{HOST}:{self._group.client_ports[member]}"))
+        (address,) = asker._addresses
+        while not self._is_over:
+            key = chance.choice(self._keys)
+            request = Read(REQUEST_ID, Consistency.LINEARIZABLE, [encode_query(Get(key.encode()))])
+            self._note(process, "invoke", "read", key, None)
+            try:
+                async with (
+                    asyncio.timeout(PINNED_S),
+                    aclosing(asker._answers(address, request)) as told,
+                ):
+                    found = decode_response((await anext(told)).results[0])
+            except (OSError, MemberRefused, StopAsyncIteration):
+                self._note(process, "fail", "read", key, None)
+            else:
+                value = json.loads(found.value) if found.version else None
+                self._note(process, "ok", "read", key, value)
+                self.pinned += 1
+            await asyncio.sleep(chance.random() * PINNED_PAUSE_S)
 
     def _count(self) -> None:
         self.done += 1

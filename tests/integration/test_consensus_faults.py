@@ -17,8 +17,9 @@ from harness.links import LinkState
 from harness.meta_group import READY_S, meta_group
 from onceflow_consensus.transport.codec import CODECS
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.timeout(300)
 
+in_one_loop = pytest.mark.asyncio(loop_scope="module")
 ENGINES = [each.value for each in CODECS]
 
 
@@ -38,10 +39,12 @@ async def group(shared):
 
 async def agree(group, recorder, file):
     """Everybody has the same state, and the history of it is linearizable."""
+    assert recorder.pinned > 0
     recorder.judge(file)
     await group.wait_equal()
 
 
+@in_one_loop
 async def test_killed_members_lose_nothing_that_was_acknowledged(group, tmp_path):
     async with Recorder(group, seed=1) as recorder:
         await recorder.wait_more(100)
@@ -58,6 +61,7 @@ async def test_killed_members_lose_nothing_that_was_acknowledged(group, tmp_path
     await agree(group, recorder, tmp_path / "history.jsonl")
 
 
+@in_one_loop
 async def test_a_leader_that_was_frozen_serves_nothing_stale(group, tmp_path):
     async with Recorder(group, seed=2) as recorder:
         await recorder.wait_more(80)
@@ -69,6 +73,7 @@ async def test_a_leader_that_was_frozen_serves_nothing_stale(group, tmp_path):
     await agree(group, recorder, tmp_path / "history.jsonl")
 
 
+@in_one_loop
 @pytest.mark.parametrize("how", [LinkState.CUT, LinkState.SILENT])
 async def test_a_leader_that_is_cut_off_serves_nothing_stale(group, tmp_path, how):
     async with Recorder(group, seed=3) as recorder:
@@ -82,6 +87,7 @@ async def test_a_leader_that_is_cut_off_serves_nothing_stale(group, tmp_path, ho
     await agree(group, recorder, tmp_path / "history.jsonl")
 
 
+@in_one_loop
 async def test_a_member_without_disk_stops_and_the_others_go_on(group, tmp_path):
     async with Recorder(group, seed=4) as recorder:
         await recorder.wait_more(80)
@@ -94,3 +100,18 @@ async def test_a_member_without_disk_stops_and_the_others_go_on(group, tmp_path)
         group.start(victim)
         await recorder.wait_more(80)
     await agree(group, recorder, tmp_path / "history.jsonl")
+
+
+def test_a_stale_read_in_a_history_is_found(tmp_path):
+    recorder = Recorder(None, seed=0)
+    recorder.lines = [
+        {"process": 1, "type": kind, "op": op, "key": "x", "value": value, "time": time}
+        for time, (kind, op, value) in enumerate(
+            [
+                ("invoke", "write", 1), ("ok", "write", 1), ("invoke", "write", 2),
+                ("ok", "write", 2), ("invoke", "read", None), ("ok", "read", 1),
+            ]
+        )
+    ]  # fmt: skip
+    with pytest.raises(AssertionError, match="not linearizable"):
+        recorder.judge(tmp_path / "history.jsonl")
