@@ -22,6 +22,9 @@ from onceflow_consensus.errors import GroupUnreachable
 
 RETRY_S = 0.005
 OUTAGE_S = 20.0
+RETURN_S = 60.0
+"""How long writes wait for three processes to start, on a machine that does other work as well."""
+
 CALM_S = 0.3
 """Between the return of a member and the next kill, so that each trial begins in order."""
 
@@ -112,7 +115,7 @@ def etcd(directory, size, flags=()):
 async def _crash(group, size):
     """Kill all members in the middle of writes, several times; everything acknowledged is there."""
     numbers, acknowledged = itertools.count(), []
-    async with group.client() as client:
+    async with group.client(timeout_s=RETURN_S) as client:
         for _ in range(size.crashes):
             await settle(group, client)
             part = itertools.islice(numbers, size.crash_writes)

@@ -29,6 +29,10 @@ OTHER_MEASURES = (
     "serving_s",
     "caught_up_s",
     "state_mb",
+    "trials",
+    "crashes",
+    "acknowledged",
+    "lost",
 )
 MEASURES = (*LOAD_MEASURES, *OTHER_MEASURES)
 
