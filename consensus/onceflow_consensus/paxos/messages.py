@@ -44,6 +44,9 @@ class PaxosKind(Enum):
     learners what is chosen. REFUSE answers a ballot that is too low.
     """
 
+    # Kinds are looked up at every step. The hash of Enum itself is computed in Python.
+    __hash__ = object.__hash__
+
     HEARTBEAT = "Heartbeat"
     HEARTBEAT_REPLY = "HeartbeatReply"
     PREPARE = "Prepare"

@@ -7,7 +7,6 @@ Must never import anything that does I/O.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onceflow_consensus.errors import InvalidOptions, MessageRefused, RefusalReason, invariant
@@ -32,7 +31,6 @@ from onceflow_consensus.paxos.step import step, tick
 from onceflow_consensus.paxos.synchronising import handle_snapshot_report, handle_unreachable
 from onceflow_consensus.raft.confchange import ConfChange, encode_conf_change
 from onceflow_consensus.raft.messages import (
-    EMPTY_HARD_STATE,
     LOCAL_THREADS,
     Entry,
     EntryKind,
@@ -46,7 +44,7 @@ from onceflow_consensus.raft.ready import SoftState
 if TYPE_CHECKING:
     from onceflow_consensus.quorum.majority import PeerId
     from onceflow_consensus.raft.configuration import Configuration
-    from onceflow_consensus.raft.messages import HardState
+    from onceflow_consensus.raft.messages import HardState, RaftSnapshot
     from onceflow_consensus.raft.options import RaftOptions
     from onceflow_consensus.raft.stable import StableLog
 
@@ -165,17 +163,20 @@ class PaxosNode:
 
     def has_ready(self) -> bool:
         """Whether ``ready`` would hold anything."""
+        # Asked after every step, and therefore without making any value to compare.
         state = self.state
-        unstable = state.log.unstable
+        unstable, ballot = state.log.unstable, state.promised
+        soft, hard = self._told_soft_state, self._told_hard_state
         is_to_write = (
-            state.hard_state not in (self._told_hard_state, EMPTY_HARD_STATE)
+            state.log.commit_index != hard.commit_index
+            or (ballot.number, ballot.owner) != (hard.term, hard.vote)
             or unstable.in_progress_offset < unstable.offset + len(unstable.entries)
             or unstable.next_snapshot() is not None
         )
         return (
             is_to_write
             or bool(state.messages or state.messages_after_persist or state.read_states)
-            or self._soft_state != self._told_soft_state
+            or (state.followed, SHOWN_ROLES[state.phase]) != (soft.raft_leader, soft.role)
             or state.cursor.has_next(allow_unstable=self._writes_by_ready)
         )
 
@@ -186,56 +187,57 @@ class PaxosNode:
             InvariantViolation: the previous one was not advanced.
         """
         invariant(not self._on_advance, "INV-PAXOS-9: a Ready is finished before the next")
-        state = self.state
-        raft_snapshot, entries = (
-            state.log.unstable.next_snapshot(),
-            state.log.unstable.next_entries(),
-        )
-        hard_state, told = state.hard_state, self._told_hard_state
-        soft_state = self._soft_state
+        state, told = self.state, self._told_hard_state
+        unstable, hard_state, soft_state = state.log.unstable, state.hard_state, self._soft_state
+        entries, raft_snapshot = unstable.next_entries(), unstable.next_snapshot()
+        promises = tuple(state.messages_after_persist)
+        committed = state.cursor.next_entries(allow_unstable=self._writes_by_ready)
+        changed = None if hard_state == told else hard_state
+        append, apply = None, None
+        if self._writes_by_ready:
+            promises = self._keep_reports(promises, raft_snapshot, committed)
+        else:
+            append = append_work(state, changed, entries, raft_snapshot, promises)
+            apply = apply_work(state, committed)
         work = PaxosReady(
             messages=tuple(state.messages),
             raft_snapshot=raft_snapshot,
             entries=entries,
-            hard_state=None if hard_state == told else hard_state,
-            messages_after_persist=tuple(state.messages_after_persist),
-            committed_entries=state.cursor.next_entries(allow_unstable=self._writes_by_ready),
+            hard_state=changed,
+            messages_after_persist=promises,
+            committed_entries=committed,
             soft_state=None if soft_state == self._told_soft_state else soft_state,
             read_states=tuple(state.read_states),
             must_sync=raft_snapshot is not None
             or bool(entries)
             or (told.term, told.vote) != (hard_state.term, hard_state.vote),
+            storage_append=append,
+            storage_apply=apply,
         )
-        work = self._with_reports(work) if self._writes_by_ready else self._with_work(work)
         self._told_soft_state, self._told_hard_state = soft_state, hard_state
-        self._clear(work)
+        self._clear(committed)
         return work
 
-    def _with_reports(self, work: PaxosReady) -> PaxosReady:
-        """Keep what is stepped with the advance, which says that everything is durable."""
+    def _keep_reports(
+        self,
+        promises: tuple[PaxosMessage, ...],
+        raft_snapshot: RaftSnapshot | None,
+        committed: tuple[Entry, ...],
+    ) -> tuple[PaxosMessage, ...]:
+        """Keep what is stepped with the advance; return the promises that go to others."""
         own_id = self.state.peer_id
-        promises = work.messages_after_persist
         reports = (
-            persisted_report(self.state, work.raft_snapshot),
-            applied_report(self.state, work.committed_entries),
+            persisted_report(self.state, raft_snapshot),
+            applied_report(self.state, committed),
         )
         to_itself = [item for item in promises if item.to == own_id]
         self._on_advance = [*to_itself, *(item for item in reports if item is not None)]
-        others = tuple(item for item in promises if item.to != own_id)
-        return replace(work, messages_after_persist=others)
+        return tuple(item for item in promises if item.to != own_id)
 
-    def _with_work(self, work: PaxosReady) -> PaxosReady:
-        return replace(
-            work,
-            storage_append=append_work(self.state, work),
-            storage_apply=apply_work(self.state, work.committed_entries),
-        )
-
-    def _clear(self, work: PaxosReady) -> None:
+    def _clear(self, taken: tuple[Entry, ...]) -> None:
         state = self.state
         state.messages, state.messages_after_persist, state.read_states = [], [], []
         state.log.unstable.accept_in_progress()
-        taken = work.committed_entries
         if taken:
             size_bytes = encoded_bytes(taken)
             state.cursor.accept(taken[-1].index, size_bytes, allow_unstable=self._writes_by_ready)

@@ -76,12 +76,17 @@ def applied_report(state: PaxosState, entries: tuple[Entry, ...]) -> PaxosMessag
     return PaxosMessage(kind, APPLY_THREAD, state.peer_id, entries=entries)
 
 
-def append_work(state: PaxosState, ready: PaxosReady) -> PaxosMessage | None:
-    """Return the work of ``ready`` for the local writer, None if there is none."""
-    promises, hard_state = ready.messages_after_persist, ready.hard_state
-    if not (ready.entries or promises or hard_state or ready.raft_snapshot):
+def append_work(
+    state: PaxosState,
+    hard_state: HardState | None,
+    entries: tuple[Entry, ...],
+    raft_snapshot: RaftSnapshot | None,
+    promises: tuple[PaxosMessage, ...],
+) -> PaxosMessage | None:
+    """Return what the local writer has to do, None if there is nothing."""
+    if not (entries or promises or hard_state or raft_snapshot):
         return None
-    report = persisted_report(state, ready.raft_snapshot)
+    report = persisted_report(state, raft_snapshot)
     return PaxosMessage(
         PaxosKind.STORAGE_APPEND,
         state.peer_id,
@@ -89,8 +94,8 @@ def append_work(state: PaxosState, ready: PaxosReady) -> PaxosMessage | None:
         hard_state.term if hard_state else 0,
         hard_state.vote if hard_state else 0,
         commit_index=hard_state.commit_index if hard_state else 0,
-        entries=ready.entries,
-        raft_snapshot=ready.raft_snapshot,
+        entries=entries,
+        raft_snapshot=raft_snapshot,
         responses=(*promises, report) if report else promises,
     )
 

@@ -18,6 +18,8 @@ from onceflow_consensus.raft.roles import Role
 class Phase(Enum):
     """What a replica does as a proposer."""
 
+    __hash__ = object.__hash__  # see PaxosKind
+
     FOLLOW = "Follow"
     PREPARE = "Prepare"
     ACCEPT = "Accept"

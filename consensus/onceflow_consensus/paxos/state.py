@@ -178,7 +178,7 @@ class PaxosState:
         """
         kind = message.kind
         is_right = (
-            message.ballot == self.promised
+            (message.term, message.sender) == (self.promised.number, self.promised.owner)
             if kind in OF_A_BALLOT
             else kind not in ANSWERS or message.term == self.promised.number
         )

@@ -313,12 +313,6 @@ def test_a_proposer_gives_up_when_the_one_whose_log_it_adopts_promises_another()
     replica = Acceptors(voters=(1, 2, 3, 4, 5))
     replica.prepare()
     replica.promise(3)
-    replica.promise(4)
-    replica.promise(2, (1, 4))
-    assert replica.state.phase is Phase.ACCEPT
-    replica = Acceptors(voters=(1, 2, 3, 4, 5))
-    replica.prepare()
-    replica.promise(3)
     (fetch,) = replica.promise(2, (1, 4))
     assert fetch.kind is K.FETCH
     replica.receive(K.REFUSE, 4, 7, vote=5, index=2)
