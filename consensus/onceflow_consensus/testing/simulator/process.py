@@ -130,7 +130,7 @@ class Process:
         elif self.life is Life.RUNNING:
             self.step(message)
 
-    def find(self, message: PeerMessage) -> Process:
+    def _find(self, message: PeerMessage) -> Process:
         """Take a message that had come during a pause."""
         self.receive(message)
         return self
@@ -149,10 +149,6 @@ class Process:
         """Check the replica after an event."""
         self.around.rules.observe(self.peer_id)
 
-    def pause(self) -> None:
-        """Stop the process where it is."""
-        self.life = Life.PAUSED
-
     def resume(self, incarnation: int) -> Process | None:
         """Let a stopped process go on: it finds what it missed one after the other."""
         if incarnation != self.incarnation or self.life is not Life.PAUSED:
@@ -161,7 +157,7 @@ class Process:
         inbox, self.inbox = self.inbox, []
         late, self.late = self.late, []
         for message in inbox:
-            self.around.schedule(self.fuzz.choice(_FOUND_AFTER_MS), self.find, message)
+            self.around.schedule(self.fuzz.choice(_FOUND_AFTER_MS), self._find, message)
         for done, argument in late:
             done(argument)
         return self
