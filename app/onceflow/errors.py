@@ -90,7 +90,13 @@ class TransactionAborted(OnceflowError):
 
 
 class OutcomeUnknown(OnceflowError):
-    """A commit or abort has no certain outcome. Reaction: fence, read the marker, go by it."""
+    """A commit or abort has no certain outcome. Reaction: fence, read the marker, go by it.
+
+    Where that cannot be done in this process, it ends as for a broker that does not answer, and
+    the next incarnation does it.
+    """
+
+    exit_code = 3
 
 
 class Fenced(OnceflowError):

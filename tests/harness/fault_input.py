@@ -133,13 +133,10 @@ class Watcher:
         self.outputs = {topic: set() for topic in identity}
         self.doubled = []
         self._consumer = reader(bootstrap)
-        self._consumer.assign(
-            [
-                TopicPartition(topic, number, OFFSET_BEGINNING)
-                for topic in identity
-                for number in range(partitions)
-            ]
-        )
+        self._next = {
+            (topic, number): OFFSET_BEGINNING for topic in identity for number in range(partitions)
+        }
+        self._assign()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
@@ -154,16 +151,26 @@ class Watcher:
         self._stopping.set()
         self._thread.join(15.0)
 
+    def _assign(self):
+        self._consumer.assign([TopicPartition(*place, at) for place, at in self._next.items()])
+
     def _run(self):
         while not self._stopping.is_set():
+            is_halted = False
             for message in self._consumer.consume(500, 0.1):
                 if message.error() is not None:
+                    # librdkafka fetches nothing more of a partition that was refused once (the
+                    # broker was fenced for a moment, say), until it is assigned again.
+                    is_halted = True
                     continue
                 topic = message.topic()
+                self._next[topic, message.partition()] = message.offset() + 1
                 identity = self._identity[topic](json.loads(message.value()))
                 if identity in self.outputs[topic]:
                     self.doubled.append((topic, message.partition(), message.offset(), identity))
                 self.outputs[topic].add(identity)
+            if is_halted and not self._stopping.wait(0.2):
+                self._assign()
         self._consumer.close()
 
 

@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import queue
 import threading
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 from onceflow.errors import OutcomeUnknown
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _name_of(call: Callable[..., object]) -> str:
+    is_named = isinstance(call, (FunctionType, BuiltinFunctionType, MethodType))
+    return call.__qualname__ if is_named else repr(call)
 
 
 class _Job:
@@ -53,26 +59,26 @@ class TransactionThread:
                 the next incarnation fences this one and reads the marker.
         """
         if self._stuck_in is not None:
-            raise self._stuck(repr(call), timeout_s)
+            raise self._stuck(self._stuck_in)
         job = _Job(lambda: call(*args))
         self._jobs.put(job)
         answer = asyncio.wrap_future(job.answer)
         done, _ = await asyncio.wait({answer}, timeout=timeout_s)
         if not done:
-            self._stuck_in = repr(call)
-            raise self._stuck(repr(call), timeout_s)
+            self._stuck_in = f"{_name_of(call)} (allowed: {timeout_s} s)"
+            raise self._stuck(self._stuck_in)
         return cast("T", answer.result())
 
     def stop(self) -> None:
         """Let the thread end after what it was given; does not wait for it."""
         self._jobs.put(None)
 
-    def _stuck(self, name: str, timeout_s: float) -> OutcomeUnknown:
+    @staticmethod
+    def _stuck(where: str) -> OutcomeUnknown:
         return OutcomeUnknown(
-            f"{name}: {self._stuck_in} did not come back in its time ({timeout_s} s are allowed"
-            " here); whether it took effect is not known. This worker must end; the next"
-            " incarnation fences it and reads the marker, so that nothing is lost or doubled."
-            " Check that the brokers answer"
+            f"a call of the Kafka client did not come back in its time: {where}. Whether it took"
+            " effect is not known. This worker must end; the next incarnation fences it and reads"
+            " the marker, so that nothing is lost or doubled. Check that the brokers answer"
         )
 
     def _main(self) -> None:
