@@ -220,7 +220,7 @@ async def call(*arguments: str) -> tuple[int, str, str]:
     It is patient with the group unless it says how long it waits.
     """
     waits = any(each.startswith("--timeout") for each in arguments)
-    patience = [] if waits or arguments[0] == "restore" else [f"--timeout={READY_S:g}"]
+    patience = [] if waits or arguments[0] in ("serve", "restore") else [f"--timeout={READY_S:g}"]
     out, err = io.StringIO(), io.StringIO()
 
     def run() -> int:

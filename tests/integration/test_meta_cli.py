@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from harness.meta_group import HOST, READY_S, call, free_ports, meta_group
+from onceflow_consensus.testing.trace_judge import main as judge_traces
 from onceflow_consensus.transport.codec import CODECS
 
 pytestmark = pytest.mark.timeout(300)
@@ -235,6 +236,24 @@ async def test_a_member_serves_its_measurements_and_its_health(tmp_path):
 async def fetch(url):
     async with aiohttp.ClientSession() as session, session.get(url) as answer:
         return answer.status, await answer.text()
+
+
+async def test_what_members_trace_is_judged_to_be_possible(tmp_path, capsys):
+    async with meta_group(tmp_path, running=0) as group:
+        traces = {member: tmp_path / f"trace-{member}.jsonl" for member in group.ids}
+        for member, trace in traces.items():
+            group.start(member, f"--trace={trace}")
+        at = f"--endpoints={group.endpoints}"
+        assert (await call("kv", "put", "a", "b", at))[0] == 0
+        victim = await group.leader()
+        group.kill(victim)
+        assert (await call("kv", "put", "a", "c", at))[0] == 0
+        group.start(victim, f"--trace={traces[victim]}")
+        await group.wait_equal()
+    names = {json.loads(line)["event"]["name"] for line in traces[victim].read_text().splitlines()}
+    assert names >= {"InitState", "BecomeLeader", "BecomeFollower", "Commit"}
+    assert await asyncio.to_thread(judge_traces, [str(trace) for trace in traces.values()]) == 0
+    assert (await call("serve", f"--dir={tmp_path}/d", f"--trace={tmp_path}/no/file"))[0] == 2
 
 
 async def test_a_member_ends_in_order_when_it_is_told_to(tmp_path):

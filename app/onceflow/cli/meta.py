@@ -47,7 +47,7 @@ def serve(serving: Serving) -> None:
     """
     from onceflow.cli.meta_serve import run_member  # noqa: PLC0415 - quick --help
 
-    run_member(serving.to_options(), serving.http)
+    run_member(serving.to_options(), serving.http, serving.trace)
 
 
 @app.command()

@@ -156,6 +156,14 @@ class Serving:
             "given.",
         ),
     ] = None
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--trace",
+            help="File to append a JSON line to for each state transition and message of the "
+            "member, for judges; it grows without end.",
+        ),
+    ] = None
     http: Annotated[
         str | None,
         typer.Option(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import nullcontext
+from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,12 +13,15 @@ import typer
 from onceflow.cli.meta_options import HTTP_OFF, told
 from onceflow.errors import ConfigError
 from onceflow_consensus.kv import KeyValueMachine
+from onceflow_consensus.replica import start_replica
 from onceflow_consensus.server import run_process, start_member
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
+    from onceflow_consensus.replica import Replica
     from onceflow_consensus.server import ServerOptions
     from onceflow_consensus.server.member import Member
 
@@ -27,20 +31,42 @@ _PUBLISH_S = 0.2
 """How often a member shows its numbers, and says who leads if that changed."""
 
 
-def run_member(options: ServerOptions, http: str | None) -> None:
+def run_member(options: ServerOptions, http: str | None, trace: Path | None) -> None:
     """Run a member until SIGTERM or Ctrl-C, or until it fails.
 
     Args:
         options: the member's.
         http: address of metrics and health, ``HTTP_OFF``, or None for the first free one.
+        trace: file for lines about all that the engine goes through, see ``tracing``.
 
     Raises:
         ConfigError: an option, an address or a TLS file cannot be used; nothing was started.
         DataAtRisk: its data is damaged; see the message.
         StorageFailed: its disk takes no writes; it stopped, the others go on.
     """
-    with told(), _watched(http) as show:
-        run_process(_run(options, show))
+    with told(), _traced(trace) as start, _watched(http) as show:
+        run_process(_run(options, show, start))
+
+
+@contextmanager
+def _traced(trace: Path | None) -> Generator[Callable[..., Replica]]:
+    if trace is None:
+        yield start_replica
+        return
+    from onceflow_consensus.tracing.starting import (  # noqa: PLC0415 - for judges only
+        TraceFile,
+        start_traced_replica,
+    )
+
+    try:
+        file = TraceFile(trace)
+    except OSError as error:
+        raise ConfigError(
+            f"The trace file {trace} cannot be written ({error}). Nothing was started. Correct "
+            "the path of --trace."
+        ) from error
+    with closing(file):
+        yield partial(start_traced_replica, trace=file)
 
 
 def _watched(http: str | None) -> AbstractContextManager[Show]:
@@ -51,12 +77,12 @@ def _watched(http: str | None) -> AbstractContextManager[Show]:
     return serve_http(http)
 
 
-async def _run(options: ServerOptions, show: Show) -> None:
+async def _run(options: ServerOptions, show: Show, start: Callable[..., Replica]) -> None:
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, _end, ended)
     try:
-        member = await start_member(options, KeyValueMachine())
+        member = await start_member(options, KeyValueMachine(), start)
     except OSError as error:
         raise ConfigError(
             f"{options.listen.peer} or {options.listen.client} cannot be listened on ({error}). "

@@ -30,9 +30,12 @@ from onceflow_consensus.transport.peers import Identity, PeerLinks
 from onceflow_consensus.transport.tls import client_context
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from onceflow_consensus.quorum.majority import PeerId
     from onceflow_consensus.raft.configuration import Configuration
     from onceflow_consensus.raft.messages import RaftSnapshot
+    from onceflow_consensus.replica import Replica
     from onceflow_consensus.server.options import ServerOptions
     from onceflow_consensus.state_machine import StateMachine
     from onceflow_consensus.transport.addresses import Address, MemberAddresses
@@ -45,8 +48,10 @@ class Member:
     of an error, which it holds.
     """
 
-    def __init__(self, options: ServerOptions, machine: StateMachine) -> None:
-        """Recover the member from its directory.
+    def __init__(
+        self, options: ServerOptions, machine: StateMachine, start: Callable[..., Replica]
+    ) -> None:
+        """Recover the member from its directory; ``start`` is ``start_replica`` or alike.
 
         Raises:
             StorageError, SnapshotUnreadable: do not start; see there.
@@ -64,7 +69,7 @@ class Member:
         self.proposals = Proposals(self.counters)
         self.reads = Reads(self.counters, loop.time, self.data.state.query)
         self.reads.applied(self.data.applied_index)
-        replica = start_replica(
+        replica = start(
             options.engine,
             options.engine_options(),
             self.data.log,
@@ -167,8 +172,17 @@ class Member:
         self.data.disk.close()
 
 
-async def start_member(options: ServerOptions, machine: StateMachine) -> Member:
-    """Start a member; ``machine`` is the state machine as it is for an empty log.
+async def start_member(
+    options: ServerOptions,
+    machine: StateMachine,
+    start: Callable[..., Replica] = start_replica,
+) -> Member:
+    """Start a member.
+
+    Args:
+        options: see ``ServerOptions``.
+        machine: the state machine as it is for an empty log.
+        start: makes the engine's replica, with the arguments of ``start_replica``.
 
     Raises:
         StorageError, SnapshotUnreadable: the directory cannot be used; see the kinds.
@@ -176,7 +190,7 @@ async def start_member(options: ServerOptions, machine: StateMachine) -> Member:
         OSError: an address cannot be listened on.
     """
     async with AsyncExitStack() as undone:
-        member = Member(options, machine)
+        member = Member(options, machine, start)
         undone.push_async_callback(member.stop)
         await member.start()
         undone.pop_all()
