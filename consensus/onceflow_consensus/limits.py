@@ -118,9 +118,27 @@ what the in-flight window allows, so that only a peer that does not read meets i
 MAX_CLIENT_QUEUE_BYTES = 16 * 1024 * 1024
 """Bytes of answers queued for one client. One that does not read its answers is cut off."""
 
-TICK_MS = 20
-"""Length of a tick. With ``ELECTION_TICKS`` a leader is missed after 200 to 400 ms: short for those
+TICK_MS = 24
+"""Length of a tick. With ``ELECTION_TICKS`` a leader is missed after 240 to 480 ms: short for those
 who wait, and long enough for a busy machine's pauses."""
+
+DISK_STALL_MS = 1_000
+"""A write that takes longer mutes the member. Above what a sync takes while a disk writes back much
+else, since each change of the leader costs more than such a pause."""
+
+STATE_SYNC_BYTES = 4 * 1024 * 1024
+"""Bytes of a state file after which it is synced while it is written: one sync of all of it at the
+end would hold up the log's syncs on the same disk."""
+
+QUICK_WRITE_BYTES = 8 * 1024
+"""Entries that are written where the loop runs, if no other write is under way: so little is synced
+in about the time that handing it to the writer's thread and back takes."""
+
+SLOW_WRITE_MS = 20
+"""A write in the loop that takes longer shows that the disk is not to be waited for at present."""
+
+DISTRUST_MS = 1_000
+"""How long after a slow write the writer's thread gets everything."""
 
 COMMIT_NOTICE_MS = 5
 """How long an append that only tells the commit index may wait for one with entries."""

@@ -85,13 +85,14 @@ class RaftLog:
         Raises:
             InvariantViolation: part of the range is compacted or not there yet.
         """
+        first_index, last_index = self.first_index, self.last_index
         invariant(
-            self.first_index <= low <= high <= self.last_index + 1,
+            first_index <= low <= high <= last_index + 1,
             "INV-RAFT-14: only entries that are there are read",
             low=low,
             high=high,
-            first_index=self.first_index,
-            last_index=self.last_index,
+            first_index=first_index,
+            last_index=last_index,
         )
         offset = self.unstable.offset
         if low >= offset:

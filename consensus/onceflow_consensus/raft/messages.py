@@ -41,6 +41,9 @@ LOCAL_THREADS = frozenset({APPEND_THREAD, APPLY_THREAD})
 class EntryKind(Enum):
     """What an entry's data is."""
 
+    # Kinds are looked up at every step. The hash of Enum itself is computed in Python.
+    __hash__ = object.__hash__
+
     NORMAL = "EntryNormal"
     CONF_CHANGE = "EntryConfChange"
     CONF_CHANGE_V2 = "EntryConfChangeV2"
@@ -88,6 +91,8 @@ def limit_bytes(entries: tuple[Entry, ...], max_bytes: int) -> tuple[Entry, ...]
 
     One entry is always returned, however large: otherwise it could never be sent.
     """
+    if len(entries) <= 1:
+        return entries
     size = 0
     for position, entry in enumerate(entries):
         size += entry.encoded_bytes
@@ -135,6 +140,8 @@ EMPTY_HARD_STATE = HardState()
 
 class MessageKind(Enum):
     """Kinds of messages and local events, as in etcd-raft."""
+
+    __hash__ = object.__hash__  # see EntryKind
 
     HUP = "MsgHup"
     BEAT = "MsgBeat"

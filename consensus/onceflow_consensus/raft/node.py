@@ -18,7 +18,7 @@ Must never import anything that does I/O.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,6 @@ from onceflow_consensus.errors import MessageRefused, RefusalReason, invariant
 from onceflow_consensus.raft import membership
 from onceflow_consensus.raft.confchange import ConfChange, Transition, encode_conf_change
 from onceflow_consensus.raft.messages import (
-    EMPTY_HARD_STATE,
     LOCAL_KINDS,
     LOCAL_THREADS,
     RESPONSE_KINDS,
@@ -54,6 +53,7 @@ from onceflow_consensus.raft.step import step, tick
 if TYPE_CHECKING:
     from onceflow_consensus.quorum.majority import PeerId
     from onceflow_consensus.raft.configuration import Configuration
+    from onceflow_consensus.raft.messages import HardState, RaftSnapshot
     from onceflow_consensus.raft.progress import Progress
     from onceflow_consensus.raft.stable import StableLog
 
@@ -218,14 +218,19 @@ class RaftNode:
 
     def has_ready(self) -> bool:
         """Whether ``ready`` would hold anything."""
+        # Asked after every step, and therefore without making any value to compare.
         state = self.state
         unstable = state.log.unstable
+        soft, hard = self._told_soft_state, self._told_hard_state
         return bool(
             state.messages
             or state.messages_after_persist
             or state.read_states
-            or self._soft_state != self._told_soft_state
-            or state.hard_state not in (self._told_hard_state, EMPTY_HARD_STATE)
+            or state.raft_leader != soft.raft_leader
+            or state.role is not soft.role
+            or state.log.commit_index != hard.commit_index
+            or state.term != hard.term
+            or state.vote != hard.vote
             or unstable.next_snapshot() is not None
             or unstable.in_progress_offset < unstable.offset + len(unstable.entries)
             or state.cursor.has_next(allow_unstable=self._writes_by_ready)
@@ -249,38 +254,47 @@ class RaftNode:
         if self._writes_by_ready:
             # A promise to itself is stepped with the advance, which says that it is durable.
             self._on_advance = [item for item in promises if item.to == state.peer_id]
+        changed = hard_state if hard_state != told else None
+        committed = state.cursor.next_entries(allow_unstable=self._writes_by_ready)
+        work = self._storage_work(entries, changed, received, promises, committed)
         ready = Ready(
             messages=tuple(state.messages),
-            hard_state=hard_state if hard_state != told else None,
+            hard_state=changed,
             entries=entries,
             raft_snapshot=received,
             messages_after_persist=tuple(item for item in promises if item.to != state.peer_id)
             if self._writes_by_ready
             else promises,
-            committed_entries=state.cursor.next_entries(allow_unstable=self._writes_by_ready),
+            committed_entries=committed,
             read_states=tuple(state.read_states),
             soft_state=soft_state if soft_state != self._told_soft_state else None,
             must_sync=bool(entries)
             or received is not None
             or (hard_state.term, hard_state.vote) != (told.term, told.vote),
+            storage_append=work[0],
+            storage_apply=work[1],
         )
-        ready = self._with_storage_work(ready)
         self._accept(ready)
         return ready
 
-    def _with_storage_work(self, ready: Ready) -> Ready:
+    def _storage_work(
+        self,
+        entries: tuple[Entry, ...],
+        hard_state: HardState | None,
+        received: RaftSnapshot | None,
+        promises: tuple[Message, ...],
+        committed: tuple[Entry, ...],
+    ) -> tuple[Message | None, Message | None]:
+        """Return the messages for the local threads, or keep their reports for ``advance``."""
+        state = self.state
         if not self._writes_by_ready:
-            return replace(
-                ready,
-                storage_append=storage_append_message(self.state, ready),
-                storage_apply=storage_apply_message(self.state, ready.committed_entries),
+            return (
+                storage_append_message(state, entries, hard_state, received, promises),
+                storage_apply_message(state, committed),
             )
-        reports = (
-            persisted_report(self.state, ready.raft_snapshot),
-            applied_report(self.state, ready.committed_entries),
-        )
+        reports = persisted_report(state, received), applied_report(state, committed)
         self._on_advance.extend(item for item in reports if item is not None)
-        return ready
+        return None, None
 
     def _accept(self, ready: Ready) -> None:
         state = self.state

@@ -90,13 +90,17 @@ def applied_report(state: RaftState, entries: tuple[Entry, ...]) -> Message | No
     return Message(MessageKind.STORAGE_APPLY_RESP, state.peer_id, APPLY_THREAD, entries=entries)
 
 
-def storage_append_message(state: RaftState, ready: Ready) -> Message | None:
-    """Return the work of ``ready`` for the local writer, None if there is none."""
-    hard_state = ready.hard_state
-    promises = ready.messages_after_persist
-    if not ready.entries and hard_state is None and ready.raft_snapshot is None and not promises:
+def storage_append_message(
+    state: RaftState,
+    entries: tuple[Entry, ...],
+    hard_state: HardState | None,
+    received: RaftSnapshot | None,
+    promises: tuple[Message, ...],
+) -> Message | None:
+    """Return the work of a ``Ready`` for the local writer, None if there is none."""
+    if not entries and hard_state is None and received is None and not promises:
         return None
-    report = persisted_report(state, ready.raft_snapshot)
+    report = persisted_report(state, received)
     return Message(
         MessageKind.STORAGE_APPEND,
         APPEND_THREAD,
@@ -104,8 +108,8 @@ def storage_append_message(state: RaftState, ready: Ready) -> Message | None:
         term=0 if hard_state is None else hard_state.term,
         vote=0 if hard_state is None else hard_state.vote,
         commit_index=0 if hard_state is None else hard_state.commit_index,
-        entries=ready.entries,
-        raft_snapshot=ready.raft_snapshot,
+        entries=entries,
+        raft_snapshot=received,
         responses=promises if report is None else (*promises, report),
     )
 

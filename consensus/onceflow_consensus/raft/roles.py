@@ -16,6 +16,8 @@ from onceflow_consensus.errors import invariant
 class Role(Enum):
     """What a replica does in the present term."""
 
+    __hash__ = object.__hash__  # see EntryKind
+
     FOLLOWER = "StateFollower"
     PRE_CANDIDATE = "StatePreCandidate"
     CANDIDATE = "StateCandidate"

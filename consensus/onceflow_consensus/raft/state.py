@@ -134,7 +134,7 @@ class RaftState:
         invariant(
             is_right,
             "INV-RAFT-9: every message carries its term, but requests carry none",
-            kind=message.kind.value,
+            kind=message.kind,
             term=message.term,
         )
         if message.kind in AFTER_PERSIST_KINDS:
@@ -143,7 +143,7 @@ class RaftState:
         invariant(
             message.to != self.peer_id,
             "INV-RAFT-8: a replica promises to itself only what is durable",
-            kind=message.kind.value,
+            kind=message.kind,
         )
         self.messages.append(message)
 

@@ -9,8 +9,8 @@ What makes promises safe: the engine hands a promise out with the write that it 
 write queue returns it when that is durable. A commit index alone is not written: it is learned
 again. Committed entries are applied in this loop, and reported to the engine at once.
 
-While the own disk does not answer for an election timeout, the member is *muted*: it sends
-nothing, so that it can neither lead nor hold an election up with a disk that stands still.
+While the own disk does not answer, the member is *muted* after a bound: it sends nothing, so that
+it can neither lead nor hold an election up with a disk that stands still.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from onceflow_consensus.errors import (
     ProposalDropped,
     ReadDropped,
 )
-from onceflow_consensus.limits import COMMIT_NOTICE_MS
+from onceflow_consensus.limits import COMMIT_NOTICE_MS, DISK_STALL_MS
 from onceflow_consensus.raft.confchange import decode_conf_change
 from onceflow_consensus.raft.messages import EntryKind
 from onceflow_consensus.raft.roles import Role
@@ -125,7 +125,7 @@ class Driver:
             self.guard(self._carry_on_unless_due)
 
     def _carry_on_unless_due(self) -> None:
-        if not self._is_awake:
+        if not self._is_awake and not self._is_stopped:
             self._carry_on()
 
     def report(self, peer_id: PeerId, report: Report) -> None:
@@ -151,7 +151,7 @@ class Driver:
         self._replica.tick(election_ticks + self._random.randrange(election_ticks))
         member.reads.tick()
         member.administration.tick()
-        is_stalled = member.writes.oldest_wait_s > self._tick_s * election_ticks
+        is_stalled = member.writes.oldest_wait_s > DISK_STALL_MS / _MS
         if is_stalled and not member.links.is_muted:
             member.counters.disk_stalls_total += 1
         member.links.is_muted = is_stalled

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from onceflow_consensus.transport.addresses import Address, MemberAddresses
 
 
+_HAND_OVER_CHECK_S = 0.005
+
+
 class Member:
     """A running member. Made by ``start_member``, in the loop that it runs in.
 
@@ -156,6 +159,27 @@ class Member:
         if peer_id != NO_PEER:
             self.driver.report(peer_id, Report.UNREACHABLE)
 
+    async def _hand_over(self) -> None:
+        """Let another voter lead before this one is gone, so that nobody waits for a time-out."""
+        replica, own_id = self.driver.replica, self.options.peer_id
+        status = replica.status
+        matched = {
+            peer_id: progress.match_index
+            for peer_id, progress in status.progress.items()
+            if peer_id != own_id
+            and peer_id in status.configuration.voters.peer_ids
+            and peer_id in self.links.connected
+        }
+        if self.driver.role is not Role.LEADER or not matched:
+            return
+        replica.transfer_leadership(max(matched, key=lambda peer_id: matched[peer_id]))
+        self.driver.wake()
+        timing = self.options.timing
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timing.tick_ms * timing.election_ticks / 1000
+        while self.driver.role is Role.LEADER and loop.time() < deadline_s:  # noqa: ASYNC110 - rare
+            await asyncio.sleep(_HAND_OVER_CHECK_S)
+
     async def stop(self) -> None:
         """Stop in order: refuse clients, hand leadership over if possible, close the log.
 
@@ -164,6 +188,8 @@ class Member:
         """
         await self.client_gate.close()
         self.administration.close()
+        if not self.failed.done():
+            await self._hand_over()
         self.driver.stop()
         await self.peer_gate.close()
         await self.snapshots.close()

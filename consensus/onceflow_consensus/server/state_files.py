@@ -21,6 +21,7 @@ from onceflow_consensus.limits import (
     MAX_FRAME_BYTES,
     MAX_STATE_BYTES,
     SNAPSHOT_CHUNK_BYTES,
+    STATE_SYNC_BYTES,
 )
 from onceflow_consensus.storage.checksum import extend_crc32c
 from onceflow_consensus.storage.segments import REJOIN
@@ -98,6 +99,7 @@ class PartialState:
     file: BinaryIO
     size_bytes: int = 0
     checksum: int = 0
+    unsynced_bytes: int = 0
 
     def write(self, data: bytes) -> None:
         """Append bytes of the file.
@@ -107,6 +109,11 @@ class PartialState:
         """
         self.file.write(data)
         self.size_bytes += len(data)
+        self.unsynced_bytes += len(data)
+        if self.unsynced_bytes >= STATE_SYNC_BYTES:
+            self.file.flush()
+            os.fdatasync(self.file.fileno())
+            self.unsynced_bytes = 0
         self.checksum = extend_crc32c(self.checksum, data)
 
     @property

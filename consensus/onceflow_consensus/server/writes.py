@@ -3,6 +3,10 @@
 Theory of operation: requests go to the writer in order and come back in order, so that the head of
 ``_under_way`` belongs to the next request that comes back. Promises that rest on no write of their
 own wait for the last one under way, because they rest on everything before them.
+
+A small write is made where the loop runs if no other is under way: handing it to a thread and back
+takes about as long as the sync itself. The loop stands still meanwhile, as the member would have to
+wait anyway; as soon as the disk is slow, the thread gets everything for a while.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from onceflow_consensus.limits import DISTRUST_MS, QUICK_WRITE_BYTES, SLOW_WRITE_MS
 from onceflow_consensus.raft.messages import payload_bytes
 from onceflow_consensus.storage.writer import LogWriter
 
@@ -24,10 +29,6 @@ if TYPE_CHECKING:
     from onceflow_consensus.storage.durable_log import DurableLog, WriteRequest
 
     Then = Callable[[], None] | None
-
-
-_QUICK_BYTES = 4096
-_SLOW_S, _DISTRUST_S = 0.002, 1.0
 
 
 @dataclass(slots=True)
@@ -96,7 +97,7 @@ class WriteQueue:
         is_plain = request.raft_snapshot is None and request.own_snapshot is None
         return (
             is_plain
-            and payload_bytes(request.entries) <= _QUICK_BYTES
+            and payload_bytes(request.entries) <= QUICK_WRITE_BYTES
             and self._loop.time() >= self._distrust_until_s
         )
 
@@ -105,8 +106,8 @@ class WriteQueue:
         begin_s = self._loop.time()
         self._log.persist([request])
         end_s = self._loop.time()
-        if end_s - begin_s > _SLOW_S:
-            self._distrust_until_s = end_s + _DISTRUST_S
+        if end_s - begin_s > SLOW_WRITE_MS / 1000:
+            self._distrust_until_s = end_s + DISTRUST_MS / 1000
         self.syncs_count += 1
         self._log.taken(request)
         self._on_durable(promises)

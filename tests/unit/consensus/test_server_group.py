@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
 from harness.consensus_group import put
-from harness.consensus_members import members_of, read, status, until
+from harness.consensus_members import WAIT_S, members_of, read, status, until
 from onceflow_consensus.errors import GroupUnreachable, RequestRefused, StorageFailed
 from onceflow_consensus.raft.roles import Role
 from onceflow_consensus.replica import Engine
@@ -195,13 +196,15 @@ async def test_a_stalled_disk_makes_another_member_lead(tmp_path):
             loop = asyncio.get_running_loop()
 
             def stall(name):
-                asyncio.run_coroutine_threadsafe(held.wait(), loop).result()
+                # In the loop, which all members share here, nothing may stand still.
+                if threading.current_thread() is not threading.main_thread():
+                    asyncio.run_coroutine_threadsafe(held.wait(), loop).result(WAIT_S)
                 sync(name)
 
             leading.data.disk.sync = stall
-            # Large enough that the writer's thread writes it, and not the loop that all share here.
-            await client.submit(put(b"k", bytes(8000)))
+            # Large enough that the writer's thread writes it.
+            await client.submit(put(b"k", bytes(9000)))
             assert leading.counters.disk_stalls_total == 1
             held.set()
             await until(lambda: leading.driver.role is Role.FOLLOWER)
-            assert await read(client, b"k") == bytes(8000)
+            assert await read(client, b"k") == bytes(9000)
