@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from onceflow_consensus.testing.simulator.engines import RULES
 from onceflow_consensus.testing.simulator.known_bugs import KNOWN_BUGS
@@ -35,6 +36,7 @@ class Arguments(argparse.Namespace):
     first: int
     steps: int
     only: str | None
+    trace: Path | None
     mutation: str | None
     is_for_mutations: bool
 
@@ -50,6 +52,9 @@ def _arguments(argv: list[str]) -> Arguments:
     parser.add_argument("--first", type=int, default=0, help="the first of these seeds")
     parser.add_argument("--steps", type=int, default=_STEPS, help="actions of each seed")
     parser.add_argument("--only", help="actions to keep of a seed, such as 3,5-9")
+    parser.add_argument(
+        "--trace", type=Path, help="write what the replicas of --seed go through to this file"
+    )
     parser.add_argument("--mutation", choices=sorted(KNOWN_BUGS), help="put a known bug in")
     parser.add_argument(
         "--mutations",
@@ -66,6 +71,8 @@ def main(argv: list[str]) -> int:
     engines = list(RULES) if wanted.engine == _ALL else [wanted.engine]
     if wanted.is_for_mutations:
         return _find_known_bugs(engines, wanted)
+    if wanted.trace is not None:
+        wanted.trace.write_text("", encoding="utf-8")
     if wanted.seed is not None:
         if wanted.mutation is not None:
             put_in(KNOWN_BUGS[wanted.mutation])
@@ -84,7 +91,11 @@ def _play_one(engine: str, seed: int, wanted: Arguments) -> int:
     plan = draw_plan(engine, seed, wanted.steps)
     if wanted.only is not None:
         plan = plan.only(numbers_of(wanted.only))
-    outcome = play(plan)
+    if wanted.trace is None:
+        outcome = play(plan)
+    else:
+        with wanted.trace.open("a", encoding="utf-8") as lines:
+            outcome = play(plan, write_trace=lines.write)
     if outcome.violation is None:
         result = Sweep(1, outcome.steps, outcome.counts, outcome.counts)
         _tell(table(engine, result, 0.0))

@@ -20,6 +20,8 @@ from onceflow_consensus.raft.options import RaftOptions
 from onceflow_consensus.raft.roles import Role
 from onceflow_consensus.raft.state import RaftState
 from onceflow_consensus.testing.simulator.ledger import Ledger, Property, Violation
+from onceflow_consensus.tracing.paxos import TracedPaxos
+from onceflow_consensus.tracing.raft import TracedRaft
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from onceflow_consensus.replica import PeerMessage, Replica
     from onceflow_consensus.testing.simulator.disks import SimulatedDisk
     from onceflow_consensus.testing.simulator.plan import Setup
+    from onceflow_consensus.tracing.lines import Trace
 
 _MAX_INFLIGHT_BYTES = 10**7
 
@@ -67,11 +70,17 @@ class EngineRules:
     """What any engine must obey, in terms of logs, terms and quorums.
 
     ``disks`` are those of all replicas, the lost ones as they were when they were lost: what they
-    had made durable had been durable.
+    had made durable had been durable. ``trace`` is where replicas tell what they go through.
     """
 
-    def __init__(self, ledger: Ledger, disks: Mapping[PeerId, SimulatedDisk]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        disks: Mapping[PeerId, SimulatedDisk],
+        trace: Trace | None = None,
+    ) -> None:
         self.ledger = ledger
+        self.trace = trace
         self._disks = disks
         self._states: dict[PeerId, _EngineState] = {}
         self._seen_terms: dict[PeerId, Term] = {}
@@ -113,7 +122,7 @@ class EngineRules:
         """Make a replica forget who leads, if the engine can."""
 
     def promise(self, message: PeerMessage, disk: SimulatedDisk) -> None:
-        """Check a message that leaves because what it promises is durable.
+        """Check a message that leaves: what it promises, if anything, has to be durable.
 
         Raises:
             Violation: it is not durable, or the promise contradicts an earlier one.
@@ -223,12 +232,20 @@ class RaftRules(EngineRules):
         self, options: RaftOptions, stable: StableLog, applied_index: LogIndex
     ) -> tuple[Replica, _EngineState]:
         """See ``EngineRules``."""
-        node = RaftNode(options, stable, applied_index=applied_index)
+        if self.trace is None:
+            node = RaftNode(options, stable, applied_index=applied_index)
+        else:
+            node = TracedRaft(options, stable, self.trace, applied_index=applied_index)
         self._nodes[options.peer_id] = node
         return node, node.state
 
-    def __init__(self, ledger: Ledger, disks: Mapping[PeerId, SimulatedDisk]) -> None:
-        super().__init__(ledger, disks)
+    def __init__(
+        self,
+        ledger: Ledger,
+        disks: Mapping[PeerId, SimulatedDisk],
+        trace: Trace | None = None,
+    ) -> None:
+        super().__init__(ledger, disks, trace)
         self._nodes: dict[PeerId, RaftNode] = {}
 
     def term_of(self, state: _EngineState) -> Term:
@@ -260,7 +277,10 @@ class PaxosRules(EngineRules):
         self, options: RaftOptions, stable: StableLog, applied_index: LogIndex
     ) -> tuple[Replica, _EngineState]:
         """See ``EngineRules``."""
-        node = PaxosNode(options, stable, applied_index=applied_index)
+        if self.trace is None:
+            node = PaxosNode(options, stable, applied_index=applied_index)
+        else:
+            node = TracedPaxos(options, stable, self.trace, applied_index=applied_index)
         return node, node.state
 
     def term_of(self, state: _EngineState) -> Term:

@@ -65,6 +65,8 @@ class Replica(Process):
 
     def _send(self, messages: Sequence[PeerMessage]) -> None:
         around = self.around
+        for message in messages:
+            around.rules.promise(message, self.disk)
         if around.observer is not None:
             for message in messages:
                 around.observer.sent(self.node, message)
@@ -82,11 +84,6 @@ class Replica(Process):
         self.learn_fate(message, Report.SNAPSHOT_FAILED)
         self.compact(0)
         return False
-
-    def _send_promises(self, messages: Sequence[PeerMessage]) -> None:
-        for message in messages:
-            self.around.rules.promise(message, self.disk)
-        self._send(messages)
 
     def _crash_if_armed(self, point: CrashPoint, *requests: WriteRequest) -> None:
         if self.armed is point:
@@ -128,7 +125,7 @@ class Replica(Process):
     def _finish(self, ready: ReplicaReady) -> None:
         self._crash_if_armed(CrashPoint.AFTER_SYNC)
         if ready.messages_after_persist:
-            self._send_promises(ready.messages_after_persist)
+            self._send(ready.messages_after_persist)
         self._crash_if_armed(CrashPoint.BEFORE_APPLY)
         if ready.committed_entries:
             self.machine.apply(ready.committed_entries)
@@ -180,7 +177,7 @@ class Replica(Process):
                 if response.to == self.peer_id:
                     self.step(response)
                 else:
-                    self._send_promises((response,))
+                    self._send((response,))
         if self._to_write:
             self._begin_batch()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onceflow_consensus.errors import InvariantViolation
+from onceflow_consensus.errors import ConsensusError, InvariantViolation
 from onceflow_consensus.testing.simulator.faults import perform
 from onceflow_consensus.testing.simulator.healing import heal_and_check
 from onceflow_consensus.testing.simulator.ledger import Property, Violation
@@ -33,7 +33,10 @@ class Outcome:
 
 
 def play(
-    plan: Plan, observer: Observer | None = None, tell: Callable[[int, World], None] | None = None
+    plan: Plan,
+    observer: Observer | None = None,
+    tell: Callable[[int, World], None] | None = None,
+    write_trace: Callable[[str], object] | None = None,
 ) -> Outcome:
     """Play a plan; the same plan always has the same outcome.
 
@@ -41,9 +44,10 @@ def play(
         plan: what to play.
         observer: who watches the replicas.
         tell: called after each action with its number and the world.
+        write_trace: takes each line of what the replicas go through, see ``tracing``.
     """
     steps = 0
-    world = World(plan, observer)
+    world = World(plan, observer, write_trace)
     violation: Violation | None = None
     try:
         for number, action in plan.actions:
@@ -54,7 +58,7 @@ def play(
         heal_and_check(world)
     except Violation as found:
         violation = found
-    except InvariantViolation as found:
+    except (InvariantViolation, ConsensusError) as found:
         violation = Violation(Property.OWN_INVARIANT, str(found))
     counts = world.counts
     counts["elections won"] = world.ledger.elections

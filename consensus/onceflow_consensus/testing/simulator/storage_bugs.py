@@ -102,7 +102,7 @@ DRIVER_BUGS: tuple[Mutation, ...] = (
         _STORAGE,
         "testing.simulator.replica:Replica._begin",
         "            self._crash_if_armed(CrashPoint.BEFORE_WRITE)\n",
-        "            self._send_promises(ready.messages_after_persist)\n"
+        "            self._send(ready.messages_after_persist)\n"
         "            self._crash_if_armed(CrashPoint.BEFORE_WRITE)\n",
     ),
     Mutation(

@@ -21,6 +21,7 @@ from onceflow_consensus.testing.simulator.network import Network
 from onceflow_consensus.testing.simulator.process import Life
 from onceflow_consensus.testing.simulator.replica import Replica
 from onceflow_consensus.testing.simulator.surroundings import Observer, Surroundings
+from onceflow_consensus.tracing.lines import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from onceflow_consensus.replica import PeerMessage
     from onceflow_consensus.testing.simulator.disks import SimulatedDisk
     from onceflow_consensus.testing.simulator.plan import Plan
+
+_MS = 1000
 
 _FIRST_INDEX = 1
 """The group begins with a snapshot at this index, which names its first members."""
@@ -43,7 +46,12 @@ class World:
     now_ms: virtual time. counts: how often what happened. choice: chance, seeded by each action.
     """
 
-    def __init__(self, plan: Plan, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        observer: Observer | None = None,
+        write_trace: Callable[[str], object] | None = None,
+    ) -> None:
         setup = self.setup = plan.setup
         self.now_ms = 0
         self.choice = random.Random(plan.seed)  # noqa: S311 - repeatable on purpose
@@ -55,12 +63,13 @@ class World:
         self.asked = 0
         self._events: list[_Event] = []
         self._sequence = 0
+        trace = None if write_trace is None else Trace(write_trace, lambda: self.now_ms / _MS)
         self._around = Surroundings(
             setup=setup,
             choice=self.choice,
             counts=self.counts,
             ledger=self.ledger,
-            rules=RULES[plan.engine](self.ledger, self.disks),
+            rules=RULES[plan.engine](self.ledger, self.disks, trace),
             network=self.network,
             schedule=self.schedule,
             observer=observer,
