@@ -6,8 +6,8 @@ if the elected one reports that it is content itself; the elected one is content
 answers it has promised nobody higher. A replica takes a higher ballot only if it is not content,
 nobody whom it hears is, and a quorum answers it. So a leader must be connected to a quorum, one
 that lost its quorum is replaced by whoever has one, and a replica that merely lost its own link to
-a working leader disturbs nobody (EuroSys'23, section 4). Logs do not matter here: the one who
-is elected fetches what it lacks.
+a working leader disturbs nobody (Ng, Haridi and Carbone, EuroSys'23; contentment as in their
+omnipaxos 0.2). Logs do not matter here: the one who is elected fetches what it lacks.
 
 A reply counts from the tick in which it was asked for, so that late or repeated ones prove nothing.
 Must never import anything that does I/O.

@@ -97,9 +97,13 @@ def handle_refusal(state: PaxosState, message: PaxosMessage) -> None:
 
 def advance_preparation(state: PaxosState) -> None:
     """Open the ballot if a quorum promised and all that it may have chosen is here; else ask on."""
-    if state.phase is not Phase.PREPARE or state.standing() is not VoteResult.WON:
+    if state.phase is not Phase.PREPARE:
         return
-    if state.has_unapplied_change:
+    if not state.is_voter:
+        # A snapshot told so.
+        state.give_up(Cause.REMOVED)
+        return
+    if state.standing() is not VoteResult.WON or state.has_unapplied_change:
         return
     proposal = state.proposal
     if is_above(proposal.promises[proposal.best()].last, state.log.last_id):

@@ -346,6 +346,16 @@ def test_a_snapshot_is_adopted_with_its_members():
     assert replica.state.tracker.voters == {1, 2}
 
 
+def test_who_learns_from_a_snapshot_that_it_is_no_voter_gives_up():
+    replica = Acceptors()
+    replica.prepare()
+    replica.promise(2, (1, 7))
+    members = configuration_of(frozenset({2, 3}), frozenset({1}))
+    replica.receive(K.STATE, 2, raft_snapshot=RaftSnapshot(6, 1, members))
+    assert replica.state.phase is Phase.FOLLOW
+    assert replica.state.log.first_index == 7
+
+
 def test_a_snapshot_that_comes_after_the_ballot_was_given_up_is_taken_all_the_same():
     replica = Acceptors()
     members = configuration_of(frozenset({1, 2, 3}))

@@ -1,7 +1,7 @@
 """Paxos under partial connectivity: progress whenever one replica is connected to a quorum.
 
-The named cases are those of Haridi and others, EuroSys'23, section 2: quorum loss, constrained
-election, and chained; the last test takes any network.
+The named cases are those of Ng, Haridi and Carbone, EuroSys'23: quorum loss, constrained election,
+and chained; the last test takes any network.
 """
 
 from __future__ import annotations
