@@ -65,7 +65,7 @@ async def test_an_agent_restarted_while_it_waits_reads_on(tmp_path):
 
 
 async def test_a_record_never_acknowledged_becomes_a_dead_letter_and_the_others_count(tmp_path):
-    app, words, copies = new_app(retries_max=1, retry_backoff_ms=1, record_bound_s=0.2)
+    app, words, copies = new_app(retries_max=1, retry_backoff_ms=1, record_bound_s=0.5)
 
     @app.agent(words)
     async def copy(stream):
@@ -86,7 +86,7 @@ async def test_a_record_never_acknowledged_becomes_a_dead_letter_and_the_others_
 
 
 async def test_lists_whose_records_are_not_all_acknowledged_lose_only_those(tmp_path):
-    app, words, copies = new_app(retries_max=0, retry_backoff_ms=1, record_bound_s=0.2)
+    app, words, copies = new_app(retries_max=0, retry_backoff_ms=1, record_bound_s=0.5)
 
     @app.agent(words)
     async def copy(stream):
@@ -104,7 +104,7 @@ async def test_lists_whose_records_are_not_all_acknowledged_lose_only_those(tmp_
 
 
 async def test_a_task_that_is_too_slow_for_a_record_does_not_hold_up_the_worker(tmp_path):
-    app, words, copies = new_app(retries_max=0, retry_backoff_ms=1, record_bound_s=0.2)
+    app, words, copies = new_app(retries_max=0, retry_backoff_ms=1, record_bound_s=0.5)
 
     read = asyncio.Event()
 
@@ -113,7 +113,7 @@ async def test_a_task_that_is_too_slow_for_a_record_does_not_hold_up_the_worker(
         async for word in words.stream():
             await copies.send(value=word)
             if word == "slow":
-                await asyncio.sleep(1)
+                await asyncio.sleep(1.5)
             read.set()
 
     async with TopologyDriver(app, tmp_path) as driver:

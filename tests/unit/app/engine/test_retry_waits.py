@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import onceflow
+from harness.polling import until
 from onceflow.decisions.failures import (
     Failure,
     FailureKind,
@@ -19,7 +20,7 @@ from onceflow.ids import Offset, Partition
 from onceflow.testing import TopologyDriver
 
 P, Q = Partition("in", 0), Partition("in", 1)
-WAIT_S = 1.0
+WAIT_S = 1.5
 
 
 def test_a_waiting_suspect_is_read_up_to_but_not_tried():
@@ -36,7 +37,7 @@ async def test_other_partitions_are_committed_while_one_waits_for_its_retry(tmp_
     app = onceflow.App("waits", topic_partitions=2, retry_backoff_ms=int(WAIT_S * 1000))
     words = app.topic("words", key_type=str, value_type=str)
     copies = app.topic("copies", key_type=str, value_type=str)
-    tried_s = []
+    tried_s, failed = [], asyncio.Event()
 
     @app.agent(words)
     async def copy(stream):
@@ -45,6 +46,7 @@ async def test_other_partitions_are_committed_while_one_waits_for_its_retry(tmp_
             if word == "twice":
                 tried_s.append(time.monotonic())
                 if len(tried_s) == 1:
+                    failed.set()
                     raise ValueError(word)
 
     async with TopologyDriver(app, tmp_path) as driver:
@@ -52,9 +54,9 @@ async def test_other_partitions_are_committed_while_one_waits_for_its_retry(tmp_
         await driver.feed("words", "twice", partition=0)
         await driver.feed("words", "after", partition=0)
         settling = asyncio.ensure_future(driver.settle())
-        await asyncio.sleep(0.3)
+        await failed.wait()
         await driver.feed("words", "other", partition=1)
-        await asyncio.sleep(0.3)
+        await until(lambda: len(driver.outputs("copies")) == 2, what="the commit of others")
         seen = {record.value for record in driver.outputs("copies")}
         assert seen == {b'"before"', b'"other"'}
         await settling

@@ -147,7 +147,7 @@ async def test_a_revoke_does_not_wait_for_a_callback(tmp_path):
         epochs = runtime_of(app).epochs
         begun_s = time.monotonic()
         await epochs.revoke(frozenset({Partition("clicks", 0)}), bound_s=0.2)
-        assert time.monotonic() - begun_s < 2
+        assert time.monotonic() - begun_s < 10
         assert left == ["page"]
         assert Partition("clicks", 0) not in epochs.machine.committed_offsets
         settling.cancel()
