@@ -26,6 +26,7 @@ from onceflow_consensus.replica import Engine
 from onceflow_consensus.testing import casefile, group, interaction
 from onceflow_consensus.testing.confchange import parse_changes
 from onceflow_consensus.testing.memory_log import MemoryLog
+from onceflow_consensus.testing.simulator.__main__ import main as simulate
 from onceflow_consensus.testing.trace_judge import judge_trace, main
 from onceflow_consensus.testing.trace_lines import TraceRejected, TraceUnreadable, parse_trace
 from onceflow_consensus.tracing.lines import MORE_TAG, PAXOS_TAG, TAG, Trace
@@ -464,3 +465,17 @@ def test_a_paxos_replica_that_gives_up_or_refuses_tells_it():
     names = [json.loads(line)["event"]["name"] for line in lines]
     assert "GiveUp" in names
     assert names.count("ReceiveAccepted") == names.count("SendAccepted")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_simulator_writes_a_trace_that_repeats_itself_and_is_accepted(seed, tmp_path, capsys):
+    paths = [tmp_path / "first", tmp_path / "second"]
+    for path in paths:
+        arguments = ["--seed", str(seed), "--steps", "80", "--trace", str(path)]
+        assert simulate(arguments) == 0
+    first, second = (path.read_text(encoding="utf-8") for path in paths)
+    assert first == second
+    tags = {json.loads(line)["tag"] for line in first.splitlines()}
+    assert tags == {TAG, MORE_TAG, PAXOS_TAG}
+    assert main([str(paths[0])]) == 0
+    assert "valid" in capsys.readouterr().out
