@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import uvloop
-from harness.consensus_group import ProcessGroup, put
 
+from harness.consensus_group import ProcessGroup, put
 from onceflow_consensus.transport.requests import GetStatus
 
 

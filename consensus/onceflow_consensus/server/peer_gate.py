@@ -102,14 +102,14 @@ class PeerGate:
         options = self._member.options
         if hello.version != PROTOCOL_VERSION:
             return Refusal.WRONG_VERSION, f"this member speaks version {PROTOCOL_VERSION}"
+        if hello.purpose is Purpose.CLIENT:
+            return Refusal.BAD_REQUEST, "this address is for peers; clients have another one"
         if hello.cluster_id != options.cluster_id:
             return Refusal.WRONG_CLUSTER, "this member belongs to another group"
         if hello.engine != options.engine.value:
             return Refusal.WRONG_CLUSTER, f"this group's engine is {options.engine.value}"
         if hello.to != options.peer_id:
             return Refusal.WRONG_CLUSTER, f"this is member {options.peer_id}, not {hello.to}"
-        if hello.purpose is Purpose.CLIENT:
-            return Refusal.BAD_REQUEST, "this address is for peers; clients have another one"
         return None, ""
 
     def _take_messages(self, _link: FrameLink, bodies: list[bytes]) -> None:
