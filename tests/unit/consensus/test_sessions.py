@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import msgspec
 import pytest
 
@@ -367,3 +370,36 @@ def test_the_clock_of_a_leader_goes_on_from_the_log_time():
     clock = LogClock(log_time_ms=70_000, monotonic_ms=123)
     assert clock.stamp(123) == 70_000
     assert clock.stamp(1_123) == 71_000
+
+
+REPLAY = """
+import sys, zlib
+from onceflow_consensus.kv import Delete, KeyValueMachine, Put, encode_command
+from onceflow_consensus.sessions import ReplicatedState, encode_registration
+from onceflow_consensus.state_machine import CommandKind, encode_batch
+
+state = ReplicatedState(KeyValueMachine())
+state.apply(1, encode_batch(5, [(CommandKind.REGISTER, 0, 0, 0, encode_registration(9000))] * 3))
+for number in range(2, 300):
+    key = b"%d" % (number * 7919 % 101)
+    command = Delete(key) if number % 5 == 0 else Put(key, b"v" * (number % 9))
+    state.apply(number, encode_batch(number, [
+        (CommandKind.COMMAND, number % 3 + 1, (number - 2) // 3 + 1, 1, encode_command(command))
+    ]))
+print(zlib.crc32(b"".join(state.take_snapshot())))
+"""
+
+
+def test_replicas_hold_the_same_bytes_whatever_their_process_hashes_with():
+    sums = {
+        subprocess.run(
+            [sys.executable, "-c", REPLAY],
+            env={"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(sums) == 1
