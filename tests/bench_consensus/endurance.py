@@ -23,7 +23,7 @@ READ_BACK = 1_000
 async def _memory(group, size):
     resident, disk = [], []
     async with group.client() as client:
-        await settle(group, client)
+        before = await settle(group, client)
         begun = await write_count(client)
         began = time.perf_counter()
         each = size.commands // SAMPLES
@@ -43,6 +43,8 @@ async def _memory(group, size):
         "rss_mb": max(resident),
         "disk_mb": max(disk),
         "per_s": round(each * SAMPLES / wall_s),
+        "wall_s": round(wall_s),
+        "term_changes": status["term"] - before["term"],
         "snapshots": status["metrics"]["snapshots_taken_total"],
         "lost": lost,
         "verified": took_effect == each * SAMPLES and lost == 0,

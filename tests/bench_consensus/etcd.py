@@ -185,14 +185,15 @@ class EtcdGroup:
         body = {"key": base64.b64encode(b"nothing").decode()}
         return int(self.call(number, "/v3/kv/range", body)["header"]["revision"])
 
-    def load(self, number, frame, path, count, outstanding):
-        """Post a frame ``count`` times over one connection."""
+    def load(self, number, frame, path, count, outstanding, connections=1):
+        """Post a frame ``count`` times, with as many of the outstanding ones on each connection."""
         body, log = self.directory / "frame", self.directory / "h2load.log"
         body.write_bytes(frame)
         log.unlink(missing_ok=True)
         command = [
-            *(str(self._programs.h2load), "-n", str(max(count, outstanding)), "-c", "1"),
-            *("-m", str(outstanding), "-t", "1", "-d", str(body), "--log-file", str(log)),
+            *(str(self._programs.h2load), "-n", str(max(count, outstanding)), "-t", "1"),
+            *("-c", str(connections), "-m", str(outstanding // connections)),
+            *("-d", str(body), "--log-file", str(log)),
             *("-H", "content-type: application/grpc", "-H", "te: trailers"),
             f"{self.url(number)}/etcdserverpb.KV/{path}",
         ]

@@ -7,6 +7,7 @@ time is reported apart.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from contextlib import contextmanager
@@ -65,10 +66,14 @@ async def write_count(client):
 
 
 class Acts:
-    """What one caller does over and over with a client; ``wrong`` counts answers that are not."""
+    """What one caller does over and over; ``wrong`` counts answers that are not right.
 
-    def __init__(self, client):
-        self._client = client
+    The calls go to the clients in turn.
+    """
+
+    def __init__(self, *clients):
+        self._client = clients[0]
+        self._clients = itertools.cycle(clients)
         self._put, self._get = put(KEY, VALUE), get(KEY)
         self.wrong = 0
         self._expected = b""
@@ -83,15 +88,15 @@ class Acts:
 
     async def write(self):
         """Write 256 bytes."""
-        await self._client.submit(self._put)
+        await next(self._clients).submit(self._put)
 
     async def read(self):
         """Read them, linearizably."""
-        self.wrong += await self._client.query(self._get) != self._expected
+        self.wrong += await next(self._clients).query(self._get) != self._expected
 
     async def stale(self):
         """Read them from the member's state as it is."""
-        answer = await self._client.query(self._get, Consistency.STALE)
+        answer = await next(self._clients).query(self._get, Consistency.STALE)
         self.wrong += answer != self._expected
 
 

@@ -8,7 +8,9 @@ its revision. Reads are compared with what was written.
 from __future__ import annotations
 
 import array
+import functools
 import resource
+from contextlib import AsyncExitStack
 
 import uvloop
 
@@ -35,10 +37,12 @@ async def _sliced(act, outstanding, seconds):
     return count, wall_s, sorted(kept)
 
 
-async def _ours(group, kind, outstanding, size):
-    async with group.client() as client:
+async def _ours(group, kind, outstanding, clients, size):
+    async with AsyncExitStack() as stack:
+        all_clients = [await stack.enter_async_context(group.client()) for _ in range(clients)]
+        client = all_clients[0]
         before = await settle(group, client)
-        acts = Acts(client)
+        acts = Acts(*all_clients)
         await acts.expect()
         act = getattr(acts, kind)
         await measure(act, outstanding, size.warm_s)
@@ -60,32 +64,33 @@ async def _ours(group, kind, outstanding, size):
         }
 
 
-def ours(directory, size, kind, outstanding):
+def ours(directory, size, kind, outstanding, clients=1):
     """Take a turn of ours; returns its line."""
     with running(directory, size.engine) as group:
-        return uvloop.run(_ours(group, kind, outstanding, size))
+        return uvloop.run(_ours(group, kind, outstanding, clients, size))
 
 
-def etcd(directory, size, kind, outstanding):
+def etcd(directory, size, kind, outstanding, clients=1):
     """Take a turn of etcd; returns its line."""
     with EtcdGroup(size.programs(), directory) as group:
         number, term = group.settle(), group.term()
+        load = functools.partial(group.load, number)
         frame = range_frame(KEY, serializable=kind == "stale")
         if kind == "write":
             frame = put_frame(KEY, VALUE)
         else:
-            group.load(number, put_frame(KEY, VALUE), "Put", 1, 1)
+            load(put_frame(KEY, VALUE), "Put", 1, 1)
         path = PATHS[kind]
+        each = load(frame, path, 1, 1).data_bytes
         # How many there are to be is known only after a while.
-        each = group.load(number, frame, path, 1, 1).data_bytes
-        tried = group.load(number, frame, path, 200 + 2 * outstanding, outstanding)
-        rate = tried.succeeded / tried.wall_s
-        warm = group.load(number, frame, path, int(rate * size.warm_s), outstanding)
+        tried = load(frame, path, 200 + 2 * outstanding, outstanding, clients)
+        warm_count = int(tried.succeeded / tried.wall_s * size.warm_s)
+        warm = load(frame, path, warm_count, outstanding, clients)
         count = max(outstanding, int(warm.succeeded / warm.wall_s * size.seconds))
         revision = group.revision(number)
         pids = [process.pid for process in group.processes.values()]
         meter = Meter(pids, resource.RUSAGE_CHILDREN)
-        loaded = group.load(number, frame, path, count, outstanding)
+        loaded = load(frame, path, count, outstanding, clients)
         row = latency_row(loaded.latencies_s, loaded.wall_s) | meter.row(count)
         took_effect = group.revision(number) - revision
         whole = loaded.succeeded == count and took_effect == (count if kind == "write" else 0)

@@ -9,7 +9,7 @@ from bench.table import VERDICTS, Goal, _columns, _holds, _number, _trouble
 COUNTS = (1, 16, 64, 256, 1_000)
 PEER = "-etcd"
 
-LOADS = ("write", "read", "stale", "stable")
+LOADS = ("write", "read", "stale", "many", "stable")
 LOAD_MEASURES = (
     "per_s",
     "p50_ms",

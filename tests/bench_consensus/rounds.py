@@ -26,6 +26,8 @@ TITLES = {
     "read": "linearizable reads, {} outstanding",
     "stale": "stale reads, {} outstanding",
 }
+CLIENTS = 20
+"""Connections of ``many``: each has as many calls under way as the others."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ def turns():
         for count in COUNTS:
             name, text = f"{kind}-{count}", title.format(f"{count:,}")
             found += _both(name, text, loads.ours, loads.etcd, kind, count)
+    text = f"writes, 1,000 outstanding of {CLIENTS} clients"
+    found += _both("many-1000", text, loads.ours, loads.etcd, "write", COUNTS[-1], CLIENTS)
     found += _both("stable-1000", "writes for long, 1,000 outstanding", _stable_ours, _stable_etcd)
     text = "fail-over after kill -9 of the leader"
     found += _both("failover", text, outages.ours, outages.etcd)
