@@ -166,6 +166,9 @@ def _parse_line(number: int, text: str) -> _Line:
         raise _wrong(number, f"unknown op {op!r}")
     if isinstance(time, bool) or not isinstance(time, int | float) or time != time:  # noqa: PLR0124 - NaN orders nothing
         raise _wrong(number, "the time is not a number")
+    is_told = (kind, op) in {("invoke", "write"), ("invoke", "cas"), ("ok", "read")}
+    if is_told and "value" not in fields:
+        raise _wrong(number, "the field 'value' is missing")
     replica = fields.get("replica")
     return _Line(
         number,

@@ -300,7 +300,7 @@ GOOD = {"process": 1, "type": "invoke", "op": "write", "key": "x", "value": 1, "
         ([GOOD, {**GOOD, "type": "ok", "value": 2}], "line 2: process 1 ends it with another"),
         *(
             ([{key: value for key, value in GOOD.items() if key != name}], f"'{name}' is missing")
-            for name in ("process", "type", "op", "key", "time")
+            for name in ("process", "type", "op", "key", "time", "value")
         ),
     ],
 )
