@@ -155,3 +155,9 @@ KEPT_LOG_BYTES = 16 * 1024 * 1024
 
 MAX_STATE_BYTES = 16 * 1024 * 1024 * 1024
 """A streamed snapshot that claims more is refused."""
+
+UNACKED_MS = 3_000
+"""How long what was sent may stay unacknowledged before a connection is given up and made again."""
+
+KEEPALIVE_S = 30
+"""Silence after which the other side of a connection is asked for a sign of life."""

@@ -183,10 +183,11 @@ class Administration:
                 f"id {request.peer_id} belonged to a member that was removed, whose promises still "
                 "count; give the new one another id"
             )
+        given = request.peer_address or request.client_address
         try:
-            for text in (request.peer_address, request.client_address):
-                if text or request.peer_id not in member.known_addresses:
-                    parse_address(text)
+            if given or request.peer_id not in member.known_addresses:
+                parse_address(request.peer_address)
+                parse_address(request.client_address)
         except InvalidOptions as error:
             return str(error)
         return ""

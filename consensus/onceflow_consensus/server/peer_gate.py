@@ -28,6 +28,7 @@ from onceflow_consensus.transport.requests import (
 from onceflow_consensus.transport.tls import server_context
 
 if TYPE_CHECKING:
+    from onceflow_consensus.quorum.majority import PeerId
     from onceflow_consensus.replica import PeerMessage
     from onceflow_consensus.server.member import Member
     from onceflow_consensus.server.state_files import PartialState, StateReference
@@ -125,17 +126,36 @@ class PeerGate:
         if len(messages) != 1 or messages[0].raft_snapshot is None:
             raise FrameRefused("a stream of a snapshot begins with the message that announces it")
         expected = decode_reference(messages[0].raft_snapshot.data)
-        if any(each.sender == messages[0].sender for each in self._receiving.values()):
-            raise FrameRefused("a snapshot of this peer is being received already")
-        partial = self._member.data.files.begin(f"from-{messages[0].sender}")
+        self._supersede(messages[0].sender)
+        try:
+            partial = self._member.data.files.begin(f"from-{messages[0].sender}")
+        except StorageFailed as failure:
+            self._member.fail(failure)
+            return
         self._receiving[link] = _Receiving(self._member, link, messages[0], expected, partial)
         link.on_bodies = self._take_chunks
         if len(bodies) > 1:
             self._take_chunks(link, bodies[1:])
 
+    def _supersede(self, sender: PeerId) -> None:
+        """Give up what the same peer sent before: it would not begin anew if that went on.
+
+        Raises:
+            FrameRefused: that one is whole and is being made durable.
+        """
+        for link, receiving in [*self._receiving.items()]:
+            if receiving.sender == sender:
+                if receiving.is_whole:
+                    raise FrameRefused("a snapshot of this peer is whole and is being taken")
+                del self._receiving[link]
+                receiving.abandon()
+                link.abort()
+
     def _take_chunks(self, link: FrameLink, bodies: list[bytes]) -> None:
         for body in bodies:
-            self._receiving[link].take(body)
+            receiving = self._receiving.get(link)
+            if receiving is not None:
+                receiving.take(body)
 
     async def close(self) -> None:
         """Stop listening and close all connections."""
@@ -199,7 +219,12 @@ class _Receiving:
         self._link.send(encode(Done(0)))
         self._link.flush()
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything has arrived."""
+        return self._finishing is not None
+
     def abandon(self) -> None:
         """Drop what was received unless it is whole."""
-        if self._finishing is None:
+        if not self.is_whole:
             self._partial.abandon()

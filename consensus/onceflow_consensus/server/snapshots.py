@@ -112,7 +112,7 @@ class Snapshots:
         request = log.compaction_to(index)
         if request.compacted is not None:
             member.writes.submit(request, ())
-        member.data.files.drop_old()
+        member.data.files.drop_old(log.newest_snapshot.index)
 
     def send(self, message: PeerMessage) -> None:
         """Send a snapshot that the engine wants sent; it is told how that went."""

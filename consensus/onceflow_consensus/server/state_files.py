@@ -17,7 +17,6 @@ import msgspec
 
 from onceflow_consensus.errors import FrameRefused, StorageCorrupt, StorageFailed
 from onceflow_consensus.limits import (
-    KEPT_SNAPSHOTS,
     MAX_FRAME_BYTES,
     MAX_STATE_BYTES,
     SNAPSHOT_CHUNK_BYTES,
@@ -190,16 +189,21 @@ class StateFiles:
         """Return where the state of a snapshot is."""
         return self._directory / f"state-{index:020d}-{term:020d}.bin"
 
-    def drop_old(self) -> None:
-        """Remove all but the newest few.
+    def drop_old(self, newest_index: int) -> None:
+        """Remove what lies below the snapshot of ``newest_index``, but for the last before it.
+
+        That one may still be on its way to a peer. What lies above is about to be made known to
+        the log.
 
         Raises:
             StorageFailed: the disk failed; stop the member.
         """
-        found = [path for path in self._directory.iterdir() if _NAME.fullmatch(path.name)]
+        names = sorted(path.name for path in self._directory.iterdir())
+        found = [match for match in map(_NAME.fullmatch, names) if match is not None]
+        older = [match[0] for match in found if int(match[1]) < newest_index]
         try:
-            for path in sorted(found)[:-KEPT_SNAPSHOTS]:
-                path.unlink(missing_ok=True)
+            for name in older[:-1]:
+                (self._directory / name).unlink(missing_ok=True)
         except OSError as error:
             raise _failed("remove", self._directory, error) from error
 

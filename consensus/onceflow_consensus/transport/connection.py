@@ -8,10 +8,13 @@ closed; whoever holds a link asks ``queued_bytes`` before it sends much.
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 from asyncio import Protocol as StreamCallbacks
 from typing import TYPE_CHECKING, cast
 
 from onceflow_consensus.errors import FrameRefused
+from onceflow_consensus.limits import KEEPALIVE_S, UNACKED_MS
 from onceflow_consensus.transport.frames import FrameReader, encode_frame
 
 if TYPE_CHECKING:
@@ -43,6 +46,9 @@ class FrameLink(StreamCallbacks):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport; see ``asyncio.Protocol``."""
         self._transport = cast("asyncio.Transport", transport)
+        connected = cast("socket.socket | None", transport.get_extra_info("socket"))
+        if connected is not None:
+            _notice_silence(connected)
         if self._gathered:
             self.flush()
 
@@ -122,6 +128,18 @@ class FrameLink(StreamCallbacks):
         """Close the connection at once. Idempotent."""
         if self._transport is not None:
             self._transport.abort()
+
+
+def _notice_silence(connected: socket.socket) -> None:
+    """End the connection when the other side is gone without a word.
+
+    After a partition TCP repeats what was lost ever more rarely; a fresh connection is there at
+    once. Who sends nothing is asked for a sign of life.
+    """
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKED_MS)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
 
 
 def _names(certificate: dict[str, object] | None) -> frozenset[str]:

@@ -148,6 +148,8 @@ async def test_a_removed_id_is_not_given_out_again(tmp_path):
             await members.stop(gone)
             with pytest.raises(RequestRefused, match="give the new one another id"):
                 await client.ask(lambda number: ChangeMember(number, "v", gone, "h:1", "h:2"))
+            with pytest.raises(RequestRefused, match="is no address"):
+                await client.ask(lambda number: ChangeMember(number, "v", 9, "h:1"))
             with pytest.raises(RequestRefused, match="is no operation"):
                 await client.ask(lambda number: ChangeMember(number, "x", 9, "h:1", "h:2"))
             await client.submit(put(b"k", b"after"))
