@@ -64,9 +64,13 @@ def send_entries(state: PaxosState, to: PeerId, kind: PaxosKind = PaxosKind.ACCE
 
 def ask_position(state: PaxosState, to: PeerId) -> None:
     """Ask an acceptor whether it holds what was sent, by an ACCEPT without entries."""
-    previous = _previous(state, state.tracker.progress[to])
-    if previous is not None:
-        _post(state, to, PaxosKind.ACCEPT, previous)
+    progress = state.tracker.progress[to]
+    previous = _previous(state, progress)
+    if previous is None:
+        # That is compacted. If what was sent is lost, only a snapshot helps.
+        _send_snapshot(state, to, progress)
+        return
+    _post(state, to, PaxosKind.ACCEPT, previous)
 
 
 def tell_decided(state: PaxosState, to: PeerId) -> None:

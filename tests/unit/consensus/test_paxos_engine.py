@@ -286,6 +286,22 @@ def test_nothing_is_asked_of_one_for_whom_there_is_no_snapshot_yet():
     assert {m.to for m in replica.work()} == {3}
 
 
+def test_one_whose_window_is_full_of_what_was_lost_and_is_compacted_gets_a_snapshot():
+    replica = Acceptors(max_inflight_messages=1).lead()
+    replica.promise(3)
+    replica.node.propose(b"a")
+    replica.work()
+    replica.accepted(2)
+    replica.log.compact(3)
+    members = configuration_of(frozenset({1, 2, 3}))
+    replica.log.newest_snapshot = lambda: RaftSnapshot(3, replica.state.promised.number, members)
+    for peer in (2, 3):
+        replica.answers(peer)
+    replica.node.tick(8)
+    told = [message for message in replica.work() if message.to == 3]
+    assert K.SNAP in kinds(told)
+
+
 def test_who_leads_does_not_take_over_again_and_heartbeats_keep_their_interval():
     replica = Acceptors(heartbeat_ticks=2).lead()
     ballot = replica.state.promised
