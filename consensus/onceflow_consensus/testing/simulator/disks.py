@@ -33,7 +33,7 @@ SEGMENT_BYTES = 1536
 SECTOR_BYTES = 32
 """What such a disk writes at once: smaller than most batches, so that they tear."""
 
-_CUTS = (0, 1, 1, 1, 2, 3, 5, 7)
+_CUTS = (0, 1, 1, 1, 2, 3, 4, 5, 6, 7)
 """After how many operations of a write the power is cut; most writes are one, and a sync."""
 
 

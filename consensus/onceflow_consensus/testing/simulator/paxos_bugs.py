@@ -11,6 +11,13 @@ _PAXOS = "paxos"
 
 PAXOS_BUGS: tuple[Mutation, ...] = (
     Mutation(
+        "replaced-log-counted-as-accepted",
+        _PAXOS,
+        "paxos.state:PaxosState._begin_period",
+        "self.tracker.reset(self.peer_id, 0)",
+        "self.tracker.reset(self.peer_id, self.log.last_index)",
+    ),
+    Mutation(
         "promise-of-a-lower-ballot",
         _PAXOS,
         "paxos.step:_admit",
@@ -90,13 +97,6 @@ PAXOS_BUGS: tuple[Mutation, ...] = (
         "paxos.acceptor:handle_accept",
         "_accepted(state, message, proven)",
         "_accepted(state, message, state.log.last_index)",
-    ),
-    Mutation(
-        "late-write-report-of-another-ballot-believed",
-        _PAXOS,
-        "paxos.learner:handle_persisted",
-        "if message.index and message.term == state.promised.number:",
-        "if message.index:",
     ),
     Mutation(
         "seal-not-waited-for",

@@ -104,6 +104,13 @@ RAFT_BUGS: tuple[Mutation, ...] = (
         "or state.raft_leader == NO_PEER",
     ),
     Mutation(
+        "leading-before-the-own-vote-is-durable",
+        _RAFT,
+        "raft.election:handle_vote_answer",
+        "result is VoteResult.WON and state.peer_id in state.tracker.votes",
+        "result is VoteResult.WON",
+    ),
+    Mutation(
         "answers-of-older-terms-accepted",
         _RAFT,
         "raft.step:_admit_term",
@@ -170,13 +177,6 @@ RAFT_BUGS: tuple[Mutation, ...] = (
         "raft.sending:broadcast_heartbeat",
         "commit_index = min(progress.match_index, state.log.commit_index)",
         "commit_index = state.log.commit_index",
-    ),
-    Mutation(
-        "late-write-report-of-another-term-believed",
-        _RAFT,
-        "raft.membership:handle_persisted",
-        "if message.index and message.term >= state.term:",
-        "if message.index:",
     ),
     Mutation(
         "write-report-for-replaced-entries-believed",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from onceflow_consensus.replica import PeerMessage, ReplicaReady
 
 _THREAD_DELAYS_MS = (0, 0, 0, 1, 3)
+_CRASH_SHARE = 0.2
 
 
 class Replica(Process):
@@ -91,6 +92,14 @@ class Replica(Process):
             self.crash(list(requests))
             raise CrashedError
 
+    def _crash_while_installing(self, requests: list[WriteRequest]) -> None:
+        """Crash in a share of the writes that replace the log: they take the most steps."""
+        is_installing = any(request.raft_snapshot is not None for request in requests)
+        if is_installing and self.fuzz.random() < _CRASH_SHARE:
+            self.around.counts["crashes while a snapshot is installed"] += 1
+            self.crash(requests)
+            raise CrashedError
+
     # Storage written by ``Ready``.
 
     def _begin(self, ready: ReplicaReady) -> None:
@@ -98,6 +107,7 @@ class Replica(Process):
             request = WriteRequest(ready.entries, ready.hard_state, ready.raft_snapshot)
             self._crash_if_armed(CrashPoint.BEFORE_WRITE)
             self._crash_if_armed(CrashPoint.BEFORE_SYNC, request)
+            self._crash_while_installing([request])
             delay_ms = self._write_delay_ms()
             if delay_ms:
                 self.unsynced, self._waiting = [request], ready
@@ -156,6 +166,7 @@ class Replica(Process):
         self.unsynced = [_write_request(message) for message in self._being_written]
         self._crash_if_armed(CrashPoint.BEFORE_WRITE)
         self._crash_if_armed(CrashPoint.BEFORE_SYNC, *self.unsynced)
+        self._crash_while_installing(self.unsynced)
         self.around.schedule(self._write_delay_ms(), self._batch_synced, self.incarnation)
 
     def _batch_synced(self, incarnation: int) -> Replica | None:
