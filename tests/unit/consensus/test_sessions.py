@@ -269,6 +269,26 @@ def test_outcomes_of_all_sessions_are_bounded_and_freed(monkeypatch):
     assert log.send(other, 1)[0] is Status.OK
 
 
+def test_outcomes_that_were_seen_do_not_count(monkeypatch):
+    monkeypatch.setattr(sessions, "MAX_KEPT_OUTCOMES", 2)
+    log = Log()
+    session = log.register()
+    for sequence in range(1, 10):
+        assert log.send(session, sequence, first_unanswered=sequence)[0] is Status.OK
+
+
+def test_outcomes_in_a_snapshot_count_after_it(monkeypatch):
+    monkeypatch.setattr(sessions, "MAX_KEPT_OUTCOMES", 2)
+    log = Log()
+    session = log.register()
+    for sequence in (1, 2):
+        log.send(session, sequence)
+    copy = Log()
+    copy.state.restore(log.state.take_snapshot())
+    copy.index = log.index
+    assert copy.send(session, 3) == (Status.TOO_MANY_UNANSWERED, b"")
+
+
 def test_an_entry_without_data_changes_nothing():
     log = Log()
     assert log.state.apply(7, b"") == []
