@@ -219,6 +219,53 @@ def simulated(seed, *, keys, processes, operations, values, unknown=0.02):
     return "\n".join(json.dumps(dict(zip(fields, line, strict=True))) for line in lines)
 
 
+def plain_search(operations):
+    """Whether there is an order, by Wing and Gong's search with nothing but a memory."""
+    items = [each for each in operations if each.is_update or each.outcome is Outcome.OK]
+    required = {index for index, item in enumerate(items) if item.outcome is Outcome.OK}
+    met, stack = set(), [(frozenset(), "null")]
+    while stack:
+        taken, value = stack.pop()
+        if required <= taken:
+            return True
+        if (taken, value) in met:
+            continue
+        met.add((taken, value))
+        first_end = min(items[index].returned for index in required - taken)
+        for index, item in enumerate(items):
+            if index not in taken and item.invoked < first_end:
+                seen = {Op.READ: item.value, Op.WRITE: value, Op.CAS: item.expected}[item.op]
+                if seen == value:
+                    after = item.value if item.is_update else value
+                    stack.append((taken | {index}, after))
+    return False
+
+
+def test_the_search_agrees_with_a_plain_one_on_longer_histories():
+    verdicts = {True: 0, False: 0}
+    for seed in range(300):
+        rng = random.Random(seed)
+        text = simulated(
+            seed,
+            keys=1,
+            processes=rng.randint(2, 5),
+            operations=rng.randint(6, 20),
+            values=rng.choice([0, 2, 3, 5]),
+            unknown=rng.choice([0, 0.1, 0.3]),
+        )
+        lines = [json.loads(line) for line in text.splitlines()]
+        reads = [line for line in lines if (line["op"], line["type"]) == ("read", "ok")]
+        for changed in rng.sample(reads, min(len(reads), rng.randint(0, 2))):
+            changed["value"] = rng.choice(reads)["value"]
+        operations = parse_history("\n".join(json.dumps(line) for line in lines))
+        found = check_linearizability(operations)
+        verdict = plain_search(operations)
+        assert (found == []) == verdict, seed
+        assert verdict or not plain_search(found), seed
+        verdicts[verdict] += 1
+    assert min(verdicts.values()) > 20
+
+
 @pytest.mark.parametrize(
     ("keys", "processes", "operations", "values"),
     [(100, 16, 12_000, 0), (100, 16, 6_000, 5), (1, 12, 3_000, 0), (1, 8, 3_000, 4)],
