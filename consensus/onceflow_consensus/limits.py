@@ -94,7 +94,7 @@ MAX_CLIENT_FRAME_BYTES = 4 * 1024 * 1024
 MAX_COMMAND_BYTES = 1024 * 1024
 """One command or query. A batch of them becomes one log entry."""
 
-MAX_BATCH_ENTRY_BYTES = 512 * 1024
+MAX_BATCH_ENTRY_BYTES = 128 * 1024
 """Commands packed into one entry, beyond the first: an entry is replicated and applied as a whole,
 so that a larger one delays everything behind it and gains nothing."""
 

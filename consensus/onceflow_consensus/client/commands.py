@@ -15,14 +15,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onceflow_consensus.errors import GroupUnreachable, RequestRefused, SessionLost
-from onceflow_consensus.limits import MAX_CLIENT_FRAME_BYTES, MAX_UNANSWERED_COMMANDS
+from onceflow_consensus.limits import MAX_UNANSWERED_COMMANDS
 from onceflow_consensus.sessions import Status
 from onceflow_consensus.transport.requests import Submit
 
 if TYPE_CHECKING:
     import asyncio
 
-_FRAME_BYTES = MAX_CLIENT_FRAME_BYTES // 4
+_FRAME_BYTES = 128 * 1024
+"""Commands in one frame, beyond the first. A thousand at once make several frames, so that the
+group works on some while the client takes the answers to others."""
+
 _OK = int(Status.OK)
 _REPEATED = frozenset({Status.SEQUENCE_GAP, Status.TOO_MANY_UNANSWERED})
 _LOST = frozenset({Status.SESSION_EXPIRED, Status.SESSION_UNKNOWN})
