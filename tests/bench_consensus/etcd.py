@@ -118,8 +118,9 @@ class EtcdGroup:
     def kill(self, number):
         """Kill a node as a crash does; returns when its guard has seen it."""
         process = self.processes[number]
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
+        if process.alive():
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
         while process.alive():
             time.sleep(LOOK_S)
 

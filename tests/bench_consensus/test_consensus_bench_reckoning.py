@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import time
 
 import pytest
 
@@ -11,7 +13,7 @@ from bench_consensus import programs
 from bench_consensus.etcd import put_frame, range_frame, read_log, read_result
 from bench_consensus.reckoning import goals, growth, latency_row, medians, quantile, render, spreads
 from bench_consensus.rounds import Size, once, run, turns
-from bench_consensus.usage import disk_mb
+from bench_consensus.usage import Meter, disk_mb, rss_mb
 
 RESULT = """finished in 568.12ms, 880.09 req/s, 81.54KB/s
 requests: 500 total, 500 started, 500 done, 499 succeeded, 1 failed, 0 errored, 0 timeout
@@ -170,3 +172,15 @@ def test_disk_counts_what_is_allocated_of_the_largest(tmp_path):
         (tmp_path / name / "log").mkdir(parents=True)
         (tmp_path / name / "log" / "segment").write_bytes(b"x" * size_bytes)
     assert 3 <= disk_mb(tmp_path / name for name in ("1", "2")) < 8
+
+
+def test_what_processes_take_is_told_by_a_thousand_operations():
+    meter = Meter([os.getpid()])
+    busy_until = time.process_time() + 0.1
+    while time.process_time() < busy_until:
+        pass
+    row = meter.row(100)
+    # 0.1 s for 100 operations; the kernel counts in hundredths of a second.
+    assert 0.8 <= row["cpu_s_per_1000"] <= 3.0
+    assert 0.9 <= row["client_cpu_s_per_1000"] <= 3.0
+    assert rss_mb([os.getpid()]) > 5
