@@ -126,6 +126,7 @@ class GroupClient:
         self._link: FrameLink | None = None
         self._is_flush_due = False
         self._is_held = False
+        self._is_registering = False
         self._heard_s = 0.0
         self._seen_index = 0
         self._next_address: Address | None = None
@@ -232,6 +233,8 @@ class GroupClient:
         self._is_flush_due = False
         if self._queries:
             self._gather_queries()
+        if self._commands.has_unsent and not self._commands.session:
+            self._register()
         link = self._link
         if link is None:
             return
@@ -335,14 +338,13 @@ class GroupClient:
         self._unsent = [*self._asked]
         self._commands.send_again()
         try:
-            if not self._commands.session:
-                self._register()
             self._flush_soon()
             await ended.wait()
         finally:
             link.abort()
 
     def _register(self) -> None:
+        """Ask for a session, unless that is under way; whoever only reads needs none."""
         timeout_ms = int(self._options.session_timeout_s * 1000)
         payload = encode_registration(timeout_ms)
 
@@ -350,15 +352,19 @@ class GroupClient:
             return TendSession(request_id, CommandKind.REGISTER, payload=payload)
 
         def registered(asked: asyncio.Future[Answer]) -> None:
+            self._is_registering = False
             answer = None if asked.exception() is not None else asked.result()
-            if not isinstance(answer, Submitted):
-                return
-            status, response = split_outcome(answer.outcomes[0])
-            if status is Status.OK:
-                self._commands.session = registered_session_id(response)
-                self._flush_soon()
+            if isinstance(answer, Submitted):
+                status, response = split_outcome(answer.outcomes[0])
+                if status is Status.OK:
+                    self._commands.session = registered_session_id(response)
+                    self._flush_soon()
+                    return
+            # Whatever waits for a session asks for one again.
+            self._loop.call_later(_PAUSE_MAX_S, self._flush_soon)
 
-        if not any(asked.make.__qualname__ == make.__qualname__ for asked in self._asked.values()):
+        if not self._is_registering:
+            self._is_registering = True
             self._ask(make).add_done_callback(registered)
 
     def _take(self, _link: FrameLink, bodies: list[bytes]) -> None:
@@ -386,7 +392,7 @@ class GroupClient:
         try:
             is_whole = self._commands.answered(first_sequence, outcomes)
         except SessionLost:
-            self._begin_session()
+            self._submits = {}
             return
         if not is_whole:
             self._send_again_later()
@@ -415,11 +421,7 @@ class GroupClient:
         elif refused.request_id in self._submits:
             # Their numbers were not taken, so that later ones could not be either.
             self._commands.fail(error)
-            self._begin_session()
-
-    def _begin_session(self) -> None:
-        self._submits = {}
-        self._register()
+            self._submits = {}
 
     def _send_again_later(self) -> None:
         """Hold commands back for a moment, then send all that are unanswered in order."""

@@ -40,6 +40,7 @@ async def test_a_follower_reads_as_the_leader_does(tmp_path, engine):
                 await client.submit(put(b"k", b"%d" % number))
                 assert await read(other, b"k") == b"%d" % number
             assert await read(other, b"k", Consistency.STALE, 1000) == b"19"
+            assert members.running[follower].counters.queries_total == 21
 
 
 async def test_a_bounded_read_is_refused_without_a_leader(tmp_path):
