@@ -134,11 +134,12 @@ QUICK_WRITE_BYTES = 8 * 1024
 """Entries that are written where the loop runs, if no other write is under way: so little is synced
 in about the time that handing it to the writer's thread and back takes."""
 
-SLOW_WRITE_MS = 20
-"""A write in the loop that takes longer shows that the disk is not to be waited for at present."""
+SLOW_WRITE_MS = 1.0
+"""Average of the writes in the loop above which the disk is not waited for: with syncs that take
+longer a thread costs little beside them, and the loop has better things to do."""
 
 DISTRUST_MS = 1_000
-"""How long after a slow write the writer's thread gets everything."""
+"""How long the writer's thread gets everything after writes in the loop were slow."""
 
 COMMIT_NOTICE_MS = 5
 """How long an append that only tells the commit index may wait for one with entries."""

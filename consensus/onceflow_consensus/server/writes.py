@@ -6,7 +6,7 @@ own wait for the last one under way, because they rest on everything before them
 
 A small write is made where the loop runs if no other is under way: handing it to a thread and back
 takes about as long as the sync itself. The loop stands still meanwhile, as the member would have to
-wait anyway; as soon as the disk is slow, the thread gets everything for a while.
+wait anyway; when the disk is slow, the thread gets everything for a while.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from onceflow_consensus.storage.durable_log import DurableLog, WriteRequest
 
     Then = Callable[[], None] | None
+
+
+_AVERAGED = 8
+"""Writes that the average reaches back to, about."""
 
 
 @dataclass(slots=True)
@@ -57,6 +61,7 @@ class WriteQueue:
         self._log = log
         self._on_durable = on_durable
         self._under_way: deque[_UnderWay] = deque()
+        self._average_s = 0.0
         self._distrust_until_s = 0.0
         self.writes_count = 0
         self.syncs_count = 0
@@ -106,7 +111,11 @@ class WriteQueue:
         begin_s = self._loop.time()
         self._log.persist([request])
         end_s = self._loop.time()
-        if end_s - begin_s > SLOW_WRITE_MS / 1000:
+        # One pause says little, so that it counts for no more than four times the bound.
+        taken_s = min(end_s - begin_s, 4 * SLOW_WRITE_MS / 1000)
+        self._average_s += (taken_s - self._average_s) / _AVERAGED
+        if self._average_s > SLOW_WRITE_MS / 1000:
+            self._average_s = 0.0
             self._distrust_until_s = end_s + DISTRUST_MS / 1000
         self.syncs_count += 1
         self._log.taken(request)
