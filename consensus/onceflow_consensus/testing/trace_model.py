@@ -10,11 +10,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
-from onceflow_consensus.quorum.majority import VoteResult
 from onceflow_consensus.raft.roles import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from onceflow_consensus.quorum.joint import JointVoters
     from onceflow_consensus.testing.trace_lines import TracedEvent, TracedMessage
@@ -79,7 +78,7 @@ class ReplicaModel:
         self.role = event.role
         self.voters = event.voters
         self.taken: TracedMessage | None = None
-        self.granted: dict[int, bool] = {}
+        self.granted: set[int] = set()
         self.acked: dict[int, int] = {}
         self._peer_id = event.peer_id
         self._requests: dict[int, TracedMessage] = {}
@@ -186,15 +185,15 @@ class ReplicaModel:
         if self.role == LEADS:
             event.reject("a leader does not campaign")
         self._finish_taking()
-        self.role, self.granted = role, {}
+        self.role, self.granted = role, set()
         self._compare(event)
 
     def become_leader(self, event: TracedEvent) -> None:
         """Lead by the votes of a quorum."""
         if self.role != CAMPAIGNS:
             event.reject(f"a {self.role} cannot be elected")
-        if self.voters.vote_result(self.granted) is not VoteResult.WON:
-            event.reject(f"the votes {self.granted} are no quorum")
+        if not is_quorum(self.voters, self.granted):
+            event.reject(f"the votes of {sorted(self.granted)} are no quorum")
         self.role = LEADS
         self.taken = None
         self.acked = {event.peer_id: self.log.last_index}
@@ -228,8 +227,9 @@ class ReplicaModel:
         if not self.commit_index < index <= self.log.last_index:
             event.reject(f"commits {index} after {self.commit_index} of {self.log.last_index}")
         if self.role == LEADS:
-            if self.voters.committed_index(self.acked) < index:
-                event.reject(f"{self.acked} is no quorum for {index}")
+            holders = {peer_id for peer_id, acked in self.acked.items() if acked >= index}
+            if not is_quorum(self.voters, holders):
+                event.reject(f"{sorted(holders)} is no quorum for {index}")
             if self.log.term_at(index) != self.term:
                 event.reject(f"commits {index} of an earlier term by counting")
         self.commit_index = index
@@ -243,7 +243,7 @@ class ReplicaModel:
         if message.term != self.term or message.rejected:
             return
         if message.kind == "MsgVoteResp" and self.role == CAMPAIGNS:
-            self.granted.setdefault(message.sender, True)
+            self.granted.add(message.sender)
         elif message.kind == "MsgAppResp" and self.role == LEADS:
             known = self.acked.get(message.sender, 0)
             self.acked[message.sender] = max(known, message.index)
@@ -297,6 +297,12 @@ class ReplicaModel:
         if (request.log_term, request.index) < own:
             event.reject(f"votes for a log that ends before its own {own}")
         self.vote = message.to
+
+
+def is_quorum(voters: JointVoters, agreeing: Collection[int]) -> bool:
+    """Whether more than half of each half agree; counted here, because the engine may be wrong."""
+    halves = [half for half in (voters.incoming, voters.outgoing) if half]
+    return bool(halves) and all(2 * len(half.intersection(agreeing)) > len(half) for half in halves)
 
 
 def _check_step(event: TracedEvent, before: JointVoters) -> None:

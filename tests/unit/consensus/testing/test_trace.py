@@ -27,6 +27,10 @@ from onceflow_consensus.testing import casefile, group, interaction
 from onceflow_consensus.testing.confchange import parse_changes
 from onceflow_consensus.testing.memory_log import MemoryLog
 from onceflow_consensus.testing.simulator.__main__ import main as simulate
+from onceflow_consensus.testing.simulator.known_bugs import KNOWN_BUGS
+from onceflow_consensus.testing.simulator.mutations import mutated
+from onceflow_consensus.testing.simulator.plan import draw_plan
+from onceflow_consensus.testing.simulator.running import play
 from onceflow_consensus.testing.trace_judge import judge_trace, main
 from onceflow_consensus.testing.trace_lines import TraceRejected, TraceUnreadable, parse_trace
 from onceflow_consensus.tracing.lines import MORE_TAG, PAXOS_TAG, TAG, Trace
@@ -479,3 +483,25 @@ def test_the_simulator_writes_a_trace_that_repeats_itself_and_is_accepted(seed, 
     assert tags == {TAG, MORE_TAG, PAXOS_TAG}
     assert main([str(paths[0])]) == 0
     assert "valid" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "majority-minus-one",
+        "own-vote-counted-twice",
+        "highest-instead-of-median",
+        "vote-forgotten-in-the-same-term",
+        "vote-kept-for-the-next-term",
+    ],
+)
+def test_a_known_bug_of_the_engine_shows_in_its_trace(name):
+    with mutated(KNOWN_BUGS[name]):
+        for seed in range(5):
+            lines = []
+            play(draw_plan("raft", seed, 150), write_trace=lines.append)
+            try:
+                judged(lines)
+            except TraceRejected:
+                return
+    pytest.fail("five traces were accepted")
