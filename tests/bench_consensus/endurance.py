@@ -29,7 +29,7 @@ async def _memory(group, size):
         each = size.commands // SAMPLES
         for _ in range(SAMPLES):
             part = (number % KEYS for number in range(each))
-            await write_keys(client, part, OUTSTANDING)
+            await write_keys(client, part, OUTSTANDING, [])
             resident.append(rss_mb(process.pid for process in group.processes.values()))
             disk.append(disk_mb(group.directory / str(number) for number in (1, 2, 3)))
         wall_s = time.perf_counter() - began
@@ -60,7 +60,7 @@ def memory(directory, size):
 async def _recovery(group, size):
     async with group.client() as client:
         keys = range(size.state_mb * 1_000_000 // (8 + len(VALUE)))
-        await write_keys(client, keys, OUTSTANDING)
+        await write_keys(client, keys, OUTSTANDING, [])
         status = await settle(group, client)
         follower = next(each["id"] for each in status["members"] if each["id"] != status["id"])
         group.kill(follower)

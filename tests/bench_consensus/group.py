@@ -100,9 +100,9 @@ class Acts:
         self.wrong += answer != self._expected
 
 
-async def write_keys(client, numbers, outstanding):
-    """Write to each key of an iterable; returns the keys that were acknowledged."""
-    acknowledged, waiting = [], iter(numbers)
+async def write_keys(client, numbers, outstanding, acknowledged):
+    """Write to each key of an iterable; those that were acknowledged are appended to a list."""
+    waiting = iter(numbers)
 
     async def one_after_the_other():
         for number in waiting:
@@ -110,7 +110,6 @@ async def write_keys(client, numbers, outstanding):
             acknowledged.append(number)
 
     await asyncio.gather(*[one_after_the_other() for _ in range(outstanding)])
-    return acknowledged
 
 
 def key_of(number):

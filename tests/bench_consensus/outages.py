@@ -116,16 +116,19 @@ async def _crash(group, size):
     """Kill all members in the middle of writes, several times; everything acknowledged is there."""
     numbers, acknowledged = itertools.count(), []
     async with group.client(timeout_s=RETURN_S) as client:
-        for _ in range(size.crashes):
+        for crash in range(size.crashes):
             await settle(group, client)
             part = itertools.islice(numbers, size.crash_writes)
-            writing = asyncio.create_task(write_keys(client, part, 64))
-            await asyncio.sleep(size.warm_s)
+            writing = asyncio.create_task(write_keys(client, part, 64, acknowledged))
+            while len(acknowledged) < (crash + 0.3) * size.crash_writes and not writing.done():
+                await asyncio.wait([writing], timeout=RETRY_S)
             for peer_id in [*group.processes]:
                 group.kill(peer_id)
+            if len(acknowledged) >= (crash + 1) * size.crash_writes:
+                raise RunFailed("the writes were over before the kill")
             await asyncio.to_thread(group.start, 1, 2, 3)
             try:
-                acknowledged += await writing
+                await writing
             except GroupUnreachable as error:
                 raise RunFailed("the group did not come back after the kill of all") from error
         lost = await lost_of(client, acknowledged)
