@@ -98,6 +98,13 @@ class Asker:
         )
         self._deadline_s = time.monotonic() + connection.timeout_s
         self._timeout_s = connection.timeout_s
+        self._turn = 0
+        self._named: Address | None = None
+
+    def turn_elsewhere(self) -> None:
+        """Ask the next address next, because the present one does not help."""
+        self._turn += 1
+        self._named = None
 
     async def ask(self, request: Request, kind: type[AnswerKind]) -> AnswerKind:
         """Ask until a member answers with a ``kind``.
@@ -119,27 +126,24 @@ class Asker:
             ConfigError, Unreachable: see ``ask``. After the first answer nobody else is asked.
         """
         reasons: dict[str, str] = {}
-        next_address: Address | None = None
-        position = 0
         while (left_s := self._deadline_s - time.monotonic()) > 0:
-            if next_address is None:
-                address = self._addresses[position % len(self._addresses)]
-                position += 1
-            else:
-                address, next_address = next_address, None
+            address = self._named or self._addresses[self._turn % len(self._addresses)]
             answers = self._answers(address, request)
             try:
                 async with asyncio.timeout(min(_TRY_S, left_s)):
                     first = await anext(answers)
             except (OSError, FrameRefused, StopAsyncIteration) as error:
                 reasons[str(address)] = str(error) or "no answer"
+                self.turn_elsewhere()
             except _Refused as refusal:
                 reasons[str(address)] = str(refusal)
-                next_address = _leader_named(refusal.refused, address)
+                self.turn_elsewhere()
+                self._named = _leader_named(refusal.refused, address)
             else:
-                yield first
-                async for answer in answers:
-                    yield answer
+                async with aclosing(answers):
+                    yield first
+                    async for answer in answers:
+                        yield answer
                 return
             await asyncio.sleep(_PAUSE_S)
         told_of = "; ".join(f"{address}: {reason}" for address, reason in reasons.items())

@@ -6,6 +6,7 @@ told from one that was cut off. The sessions in it are ended when it is restored
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import aclosing
 from typing import TYPE_CHECKING
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from onceflow.cli.meta_asking import Asker
     from onceflow.cli.meta_options import Connection
     from onceflow_consensus.server.options import ServerOptions
+
+_LAG_S = 0.05
+"""Between questions to members that lag."""
 
 _PROBE = encode_query(Get(b"?"))
 """Any query: what counts is the index that a linearizable answer to it reflects."""
@@ -64,7 +68,9 @@ def take_backup(connection: Connection, file: Path, *, is_stale_enough: bool) ->
             probe = Read(REQUEST_ID, Consistency.LINEARIZABLE, [_PROBE])
             least_index = (await asker.ask(probe, ReadAnswered)).index
         while (index := await _receive(asker, partial)) < least_index:
-            pass  # a member that lags; it, or the next one, has more when asked again
+            # A member that lags: the next one, or it a moment later, has more.
+            asker.turn_elsewhere()
+            await asyncio.sleep(_LAG_S)
         return index
 
     try:
