@@ -202,8 +202,9 @@ CACHED_WINDOW_ROWS_MAX = 250_000
 FLUSH_S_MAX = 20.0
 """Waiting for the brokers to take an epoch's records; below the transaction timeout of 30 s."""
 
-SEND_OFFSETS_S_MAX = 10.0
-"""Sending offsets into a transaction; a group coordinator that moves answers within seconds."""
+SEND_OFFSETS_S_MAX = 15.0
+"""Sending offsets into a transaction. When the group's coordinator dies librdkafka finds the next
+one after 5 to 6 s, or never (#5456: it waits for a sign of some broker, without a time-out)."""
 
 COMMIT_S_MAX = 10.0
 """One commit or abort. After a second the producer is spent anyway; longer means that the outcome

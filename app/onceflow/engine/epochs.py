@@ -410,32 +410,42 @@ class Epochs:
         before, after = self._handover_points()
         if before is not None:
             self.runtime.crash(before)
-        bound_s = FLUSH_S_MAX + SEND_OFFSETS_S_MAX + COMMIT_S_MAX
-        answer = await self.runtime.clients.transaction_thread.run(
-            self._transaction_job, effect, offsets, timeout_s=bound_s
-        )
+        thread, answer = self.runtime.clients.transaction_thread, None
+        if offsets is not None:
+            # With a bound of its own: this call alone may never come back.
+            answer = await thread.run(
+                self._offsets_job, effect, offsets, timeout_s=SEND_OFFSETS_S_MAX
+            )
+        if answer is None:
+            bound_s = FLUSH_S_MAX + COMMIT_S_MAX
+            answer = await thread.run(self._transaction_job, effect, timeout_s=bound_s)
         if after is not None:
             self.runtime.crash(after)
         self.post(answer)
 
-    def _transaction_job(
-        self, effect: fx.CommitTransaction, offsets: fx.SendOffsets | None
-    ) -> ev.EpochEvent:
-        """Send offsets, flush, commit: on the transaction thread, the first failure ends it."""
+    def _offsets_job(
+        self, effect: fx.CommitTransaction, offsets: fx.SendOffsets
+    ) -> ev.EpochEvent | None:
+        """Send the offsets, on the transaction thread; None if they are in."""
+        started_s = time.monotonic()
+        try:
+            self.runtime.crash(CrashPoint.BEFORE_SEND_OFFSETS)
+            self.runtime.clients.transaction.send_offsets(
+                [(p, at.offset, at.metadata) for p, at in offsets.offsets.items()],
+                self.memberships[offsets.membership],
+            )
+            self.runtime.crash(CrashPoint.AFTER_SEND_OFFSETS)
+        except TransactionAborted:
+            return ev.OffsetsRefused(effect.commit_epoch)
+        except OnceflowError as error:
+            return self._send_failed(effect, error)
+        self._phases["offsets"] = time.monotonic() - started_s
+        return None
+
+    def _transaction_job(self, effect: fx.CommitTransaction) -> ev.EpochEvent:
+        """Flush and commit, on the transaction thread; the first failure ends it."""
         transaction, crash = self.runtime.clients.transaction, self.runtime.crash
         started_s = time.monotonic()
-        if offsets is not None:
-            try:
-                crash(CrashPoint.BEFORE_SEND_OFFSETS)
-                transaction.send_offsets(
-                    [(p, at.offset, at.metadata) for p, at in offsets.offsets.items()],
-                    self.memberships[offsets.membership],
-                )
-                crash(CrashPoint.AFTER_SEND_OFFSETS)
-            except TransactionAborted:
-                return ev.OffsetsRefused(effect.commit_epoch)
-            except OnceflowError as error:
-                return self._send_failed(effect, error)
         try:
             crash(CrashPoint.BEFORE_FLUSH)
             transaction.flush(FLUSH_S_MAX)

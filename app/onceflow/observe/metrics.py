@@ -265,8 +265,8 @@ class _CommitFamilies(_RecordFamilies):
 
         Args:
             outcome: how it ended.
-            phases: seconds in each of its consecutive phases (``process``, ``drain``, ``seal``,
-                ``flush``, ``send_offsets``, ``commit``, ``apply``); names must be constants.
+            phases: seconds in each of its consecutive phases (``process``, ``prepare``,
+                ``offsets``, ``flush``, ``commit``); names must be constants.
             closed_s: how long the gate was closed for it.
         """
         self._opened_s = None

@@ -180,7 +180,7 @@ def outcome(app, name):
 
 def test_a_lost_answer_to_a_commit_is_told(caplog):
     _, epochs = worker(Ending(EndOutcome.UNKNOWN, OutcomeUnknown("timed out")))
-    ended = epochs._transaction_job(fx.CommitTransaction(CommitEpoch(7)), None)
+    ended = epochs._transaction_job(fx.CommitTransaction(CommitEpoch(7)))
     assert ended.outcome is ev.Outcome.UNKNOWN
     [line] = lines(caplog, LogEvent.OUTCOME_UNKNOWN)
     assert (line["commit_epoch"], line["elapsed_s"], line["error"]) == (7, 1.5, "timed out")
@@ -188,7 +188,7 @@ def test_a_lost_answer_to_a_commit_is_told(caplog):
 
 async def test_a_fenced_commit_is_told_and_counted_once_it_is_dropped(caplog):
     app, epochs = worker(Ending(EndOutcome.FENCED, Fenced("another one")))
-    epochs._transaction_job(fx.CommitTransaction(CommitEpoch(7)), None)
+    epochs._transaction_job(fx.CommitTransaction(CommitEpoch(7)))
     assert lines(caplog, LogEvent.FENCED)[0]["error"] == "another one"
     assert outcome(app, "fenced") == 0, "the markers may still prove that it was committed"
     await epochs._drop_attempt(fx.DropAttempt(epochs.machine.stamp))
@@ -199,7 +199,7 @@ async def test_a_fenced_commit_is_told_and_counted_once_it_is_dropped(caplog):
 
 async def test_a_fenced_claim_is_counted_although_it_drops_no_attempt():
     app, epochs = worker(Ending(EndOutcome.COMMITTED, flush_error=Fenced("another one")))
-    failed = epochs._transaction_job(fx.CommitTransaction(CommitEpoch(7)), None)
+    failed = epochs._transaction_job(fx.CommitTransaction(CommitEpoch(7)))
     assert failed.kind is ev.SendFailure.FATAL
     epochs._begin_transaction(fx.BeginTransaction(CommitEpoch(8)))
     assert outcome(app, "fenced") == 1
