@@ -70,9 +70,9 @@ class DurableLog(HeldEntries):
         held = content.held
         super().__init__(held.base)
         self.put(held.entries(held.first_index, held.last_index + 1, _UNBOUNDED))
-        self._durable_last_index = held.last_index
         self.newest_snapshot = self._newest_snapshot(has_log=has_log)
         self.hard_state = content.hard_state
+        self._durable_commit_index = content.hard_state.commit_index
         self._finish_install()
         self._check_whole()
 
@@ -146,12 +146,11 @@ class DurableLog(HeldEntries):
             if request.own_snapshot is not None:
                 self._snapshots.save(request.own_snapshot)
             records.extend(request.entries)
-            if request.entries:
-                self._durable_last_index = request.entries[-1].index
             hard_state = request.hard_state or hard_state
             dropped = request.compacted or dropped
         if hard_state is not None:
             records.append(hard_state)
+            self._durable_commit_index = hard_state.commit_index
         if dropped is not None:
             records.append(dropped)
         if records:
@@ -162,16 +161,15 @@ class DurableLog(HeldEntries):
     def _install(self, request: WriteRequest, received: RaftSnapshot) -> None:
         hard_state = request.hard_state
         if hard_state is not None:
-            # Term and vote first; the commit index only as far as the log reaches, because one
-            # beyond it would mean at the next start that entries were lost.
-            commit_index = min(hard_state.commit_index, self._durable_last_index)
+            # Term and vote first; the commit index as it was. That of the snapshot lies beyond this
+            # log, or in a part of it that was never committed and that the snapshot replaces.
+            commit_index = self._durable_commit_index
             self._files.write((replace(hard_state, commit_index=commit_index),))
         self._snapshots.save(received)
         base = Base(received.index, received.term, BaseKind.RESET)
         state = () if hard_state is None else (hard_state,)
         self._files.write((base, *request.entries, *state))
-        last = request.entries[-1].index if request.entries else received.index
-        self._durable_last_index = last
+        self._durable_commit_index = received.index
         self._files.drop_segments(base)
 
     def _newest_snapshot(self, *, has_log: bool) -> RaftSnapshot:
@@ -190,7 +188,7 @@ class DurableLog(HeldEntries):
         base = Base(newest.index, newest.term, BaseKind.RESET)
         state = replace(self.hard_state, commit_index=newest.index)
         self._files.write((base, state))
-        self._durable_last_index = newest.index
+        self._durable_commit_index = newest.index
         self.begin_at(EntryId(newest.term, newest.index))
         self.hard_state = state
 

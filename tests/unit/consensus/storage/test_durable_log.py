@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 
 import pytest
 
@@ -33,7 +34,7 @@ from onceflow_consensus.storage.records import (
 )
 from onceflow_consensus.storage.segments import SEGMENT_HEADER_BYTES, segment_names
 from onceflow_consensus.storage.snapshots import SnapshotStore
-from onceflow_consensus.testing.memory_disk import MemoryDisk
+from onceflow_consensus.testing.memory_disk import MemoryDisk, PowerCutError
 
 MEMBERS = configuration_of(frozenset({1, 2, 3}))
 MANY = 10**9
@@ -161,6 +162,27 @@ def test_a_received_snapshot_replaces_the_log_and_entries_follow_it(new_disk):
         assert (found.first_index, found.last_index, found.term_at(20)) == (21, 22, 3)
         assert found.latest_snapshot() == received
         assert found.initial_state() == (HardState(3, 1, 20), four)
+
+
+def test_a_crash_while_a_snapshot_is_installed_commits_nothing_of_the_log_that_it_replaces():
+    # The entries from 3 on are not those that the snapshot stands for.
+    kept_old_log = 0
+    for cut_after in range(40):
+        disk = MemoryDisk()
+        _, log = begun(disk)
+        write(log, WriteRequest(entries(2, 3, 3, 3), HardState(3, 1, 2)))
+        disk.cut_power_after = cut_after
+        install = WriteRequest((), HardState(6, 2, 12), RaftSnapshot(12, 4, MEMBERS))
+        with suppress(PowerCutError):
+            log.persist([install])
+        again = DurableLog(disk.crash(random.Random(cut_after)), 4096)
+        if again.newest_snapshot.index == 12:
+            assert again.first_index == 13
+            continue
+        kept_old_log += 1
+        assert terms_of(again) == [3, 3, 3]
+        assert again.hard_state in (HardState(3, 1, 2), HardState(6, 2, 2))
+    assert 0 < kept_old_log < 40
 
 
 def test_writes_that_wait_share_a_sync():
