@@ -12,6 +12,7 @@ from harness.consensus_members import WAIT_S, members_of, read, status, until
 from onceflow_consensus.errors import GroupUnreachable, RequestRefused, StorageFailed
 from onceflow_consensus.raft.roles import Role
 from onceflow_consensus.replica import Engine
+from onceflow_consensus.server.options import Timing
 from onceflow_consensus.transport.requests import ChangeMember, Consistency, GetStatus, Transfer
 
 
@@ -168,6 +169,23 @@ async def test_leadership_is_handed_over(tmp_path, engine):
             with pytest.raises(RequestRefused, match="no voter"):
                 await client.ask(lambda number: Transfer(number, 9))
             await client.submit(put(b"k", b"after"))
+
+
+async def test_a_leader_that_stops_in_order_leaves_another_one_behind(tmp_path):
+    # Nobody notices a missing leader by itself for ten seconds.
+    async with members_of(tmp_path, timing=Timing(election_ticks=400)) as members:
+        await members.start()
+        first = members.running[1].driver
+        await until(lambda: len(members.running[1].links.connected) == 2)
+        first.replica.campaign()
+        first.wake()
+        await until(lambda: first.role is Role.LEADER)
+        async with members.client(2, 3) as client:
+            await client.submit(put(b"k", b"v"))
+            await members.stop(1)
+            async with asyncio.timeout(8):
+                assert await read(client, b"k") == b"v"
+        assert (await members.leader()).counters.elections_won_total == 1
 
 
 async def test_a_failed_disk_stops_the_member_and_the_others_go_on(tmp_path):
