@@ -40,6 +40,7 @@ class Property(Enum):
     DAMAGE_SEEN = "damage to acknowledged data is noticed"
     STARTS_AGAIN = "a replica starts again after a crash"
     OWN_INVARIANT = "no replica stops by an invariant of its own"
+    COMES_TO_REST = "a replica that is told nothing more has nothing more to do"
     PROGRESS = "a healed group makes progress"
 
 

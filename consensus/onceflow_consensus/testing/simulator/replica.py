@@ -13,6 +13,7 @@ from onceflow_consensus.raft.messages import EMPTY_HARD_STATE, HardState
 from onceflow_consensus.raft.node import Report
 from onceflow_consensus.raft.options import StorageMode
 from onceflow_consensus.storage.durable_log import WriteRequest
+from onceflow_consensus.testing.simulator.ledger import Property, Violation
 from onceflow_consensus.testing.simulator.process import CrashedError, CrashPoint, Life, Process
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _THREAD_DELAYS_MS = (0, 0, 0, 1, 3)
 _CRASH_SHARE = 0.2
+_MAX_ROUNDS = 1000
 
 
 class Replica(Process):
@@ -45,7 +47,13 @@ class Replica(Process):
     def _work(self) -> None:
         node = self.node
         around = self.around
+        rounds = 0
         while self._waiting is None and node.has_ready():
+            rounds += 1
+            if rounds > _MAX_ROUNDS:
+                raise Violation(
+                    Property.COMES_TO_REST, f"{self.peer_id} still has work after {rounds} rounds"
+                )
             ready = node.ready()
             if around.observer is not None:
                 around.observer.readied(node, ready)
