@@ -19,8 +19,9 @@ from onceflow_consensus.transport.codec import CODECS
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 STEPS = 12
+MUCH_RATIO = 0.25
 SNAPSHOT_LOG_BYTES = 16_384
-"""So small that whoever was away for a while gets a snapshot."""
+"""So small that snapshots are taken all the time."""
 
 
 class Harm:
@@ -46,6 +47,8 @@ class Harm:
             self.group.freeze(victim)
         else:
             self.group.isolate(victim, LinkState.CUT if how == "cut" else LinkState.SILENT)
+        if self.chance.random() < MUCH_RATIO:
+            await self.group.write_much()  # so that the victim gets a snapshot when it is back
 
     def mend(self, member):
         how = self.hurt.pop(member)

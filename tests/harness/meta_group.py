@@ -23,7 +23,10 @@ from onceflow.cli import main
 from onceflow.cli.meta_asking import REQUEST_ID, Asker
 from onceflow.cli.meta_options import Connection
 from onceflow.errors import Unreachable
-from onceflow_consensus.kv import Scan, encode_query
+from onceflow_consensus.client import ClientOptions, GroupClient
+from onceflow_consensus.kv import Put, Scan, encode_command, encode_query
+from onceflow_consensus.limits import KEPT_LOG_BYTES, MAX_VALUE_BYTES
+from onceflow_consensus.transport.addresses import parse_address
 from onceflow_consensus.transport.requests import Consistency, Done, GetStatus, Read, ReadAnswered
 
 if TYPE_CHECKING:
@@ -152,6 +155,18 @@ class MetaGroup:
         connection = Connection(endpoints=f"{HOST}:{self.client_ports[member]}", timeout_s=2)
         read = Read(REQUEST_ID, Consistency.STALE, [encode_query(Scan(b""))])
         return (await Asker(connection).ask(read, ReadAnswered)).results[0]
+
+    async def write_much(self) -> None:
+        """Write more than a log keeps below a snapshot, all to one key."""
+        addresses = [parse_address(each) for each in self.endpoints.split(",")]
+        options = ClientOptions(
+            self.options.get("cluster", "onceflow"), addresses, timeout_s=READY_S
+        )
+        value = bytes(MAX_VALUE_BYTES)
+        async with GroupClient(options) as client:
+            for _ in range(KEPT_LOG_BYTES // MAX_VALUE_BYTES + 8):
+                await client.submit(encode_command(Put(b"much", value)))
+            await client.submit(encode_command(Put(b"much", b"")))
 
     async def wait_equal(self) -> None:
         """Wait until all members that run have applied the same, and hold them to one state."""

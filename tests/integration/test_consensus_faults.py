@@ -20,13 +20,15 @@ from onceflow_consensus.transport.codec import CODECS
 pytestmark = pytest.mark.timeout(300)
 
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
+SNAPSHOT_LOG_BYTES = 1024 * 1024
 ENGINES = [each.value for each in CODECS]
 
 
 @pytest_asyncio.fixture(params=ENGINES, scope="module", loop_scope="module")
 async def shared(request, tmp_path_factory):
     """One group for all tests of an engine: each leaves it whole."""
-    async with meta_group(tmp_path_factory.mktemp("group"), engine=request.param) as running:
+    options = {"engine": request.param, "snapshot-log-bytes": str(SNAPSHOT_LOG_BYTES)}
+    async with meta_group(tmp_path_factory.mktemp("group"), **options) as running:
         yield running
 
 
@@ -100,6 +102,17 @@ async def test_a_member_without_disk_stops_and_the_others_go_on(group, tmp_path)
         group.start(victim)
         await recorder.wait_more(80)
     await agree(group, recorder, tmp_path / "history.jsonl")
+
+
+@in_one_loop
+async def test_a_member_that_was_away_for_long_gets_a_snapshot(group):
+    away = next(iter({*group.ids} - {await group.leader()}))
+    group.kill(away)
+    await group.write_much()
+    group.start(away)
+    await group.wait_equal()
+    metrics = (await group.status(away))["metrics"]
+    assert metrics["snapshots_received_total"] >= 1
 
 
 def test_a_stale_read_in_a_history_is_found(tmp_path):
