@@ -134,9 +134,9 @@ QUICK_WRITE_BYTES = 8 * 1024
 """Entries that are written where the loop runs, if no other write is under way: so little is synced
 in about the time that handing it to the writer's thread and back takes."""
 
-SLOW_WRITE_MS = 1.0
-"""Average of the writes in the loop above which the disk is not waited for: with syncs that take
-longer a thread costs little beside them, and the loop has better things to do."""
+SLOW_WRITE_MS = 4.0
+"""Average of the writes in the loop above which the disk is not waited for: the thread costs little
+beside syncs that take longer, and reads at this member would wait for each of them."""
 
 DISTRUST_MS = 1_000
 """How long the writer's thread gets everything after writes in the loop were slow."""

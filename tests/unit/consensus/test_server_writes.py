@@ -93,7 +93,7 @@ async def test_promises_without_a_write_wait_for_nothing_if_nothing_is_under_way
 
 async def test_a_slow_disk_is_left_to_the_thread(writes):
     log = writes.tested_log
-    log.write_s = 0.005
+    log.write_s = 0.01
     for _ in range(10):
         writes.submit(SMALL, ())
         await until_idle(writes)
