@@ -130,8 +130,9 @@ class Driver:
 
     def report(self, peer_id: PeerId, report: Report) -> None:
         """Tell the engine how sending to a peer went."""
-        self._replica.report(peer_id, report)
-        self.wake()
+        if not self._is_stopped:
+            self.guard(partial(self._replica.report, peer_id, report))
+            self.wake()
 
     @property
     def _tick_s(self) -> float:
