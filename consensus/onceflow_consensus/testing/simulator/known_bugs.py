@@ -15,3 +15,25 @@ KNOWN_BUGS: dict[str, Mutation] = {
     item.name: item for item in (*RAFT_BUGS, *PAXOS_BUGS, *STORAGE_BUGS, *DRIVER_BUGS)
 }
 """Every bug by its name."""
+
+UNFOUND = frozenset(
+    {
+        "answers-of-other-ballots-counted",
+        "ballot-given-up-never",
+        "campaign-with-a-change-to-apply",
+        "joint-election-by-one-half",
+        "leading-before-the-own-vote-is-durable",
+        "more-acknowledged-than-proven",
+        "more-committed-than-proven",
+        "older-snapshot-installed",
+        "progress-kept-from-an-earlier-leadership",
+        "read-confirmed-by-any-heartbeat",
+        "replaced-log-counted-as-accepted",
+        "write-report-for-replaced-entries-believed",
+    }
+)
+"""Bugs of which no seed among the first 2,000 is known that finds them.
+
+They need more to come together than a short run brings. Until one is found they prove nothing, and
+are left out when all are looked for; each can be put in by its name.
+"""
