@@ -24,6 +24,7 @@ STRANGER = 0
 """Who could not be understood, as with TLS."""
 
 _READ_BYTES = 256 * 1024
+_CLOSE_S = 0.01
 
 
 class LinkState(Enum):
@@ -64,6 +65,7 @@ class Door:
         self._target_port = target_port
         self._links: dict[int, Link] = {}
         self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task] = set()
 
     async def open(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -74,18 +76,22 @@ class Door:
         return self._links.setdefault(sender, Link())
 
     async def _serve(self, reader, writer) -> None:
-        first = await reader.read(_READ_BYTES)
-        link = self.link(_sender_of(first))
         task = asyncio.current_task()
-        link.tasks.add(task)
+        self._tasks.add(task)
+        link = None
         try:
+            first = await reader.read(_READ_BYTES)
+            link = self.link(_sender_of(first))
+            link.tasks.add(task)
             if first and link.state is not LinkState.CUT:
                 await self._pass_on(link, first, reader, writer)
-        except asyncio.CancelledError:
-            pass  # the link was cut
+        except (asyncio.CancelledError, OSError):
+            pass  # the link was cut, or the member was killed
         finally:
-            link.tasks.discard(task)
-            writer.close()
+            self._tasks.discard(task)
+            if link is not None:
+                link.tasks.discard(task)
+            writer.transport.abort()
 
     async def _pass_on(self, link: Link, first: bytes, reader, writer) -> None:
         try:
@@ -99,14 +105,15 @@ class Door:
                 group.create_task(_copy(link, reader, far_writer))
                 group.create_task(_copy(link, far_reader, writer))
         finally:
-            far_writer.close()
+            far_writer.transport.abort()
 
     async def close(self) -> None:
         self._server.close()
-        tasks = [task for link in self._links.values() for task in link.tasks]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(_CLOSE_S)  # sockets are closed in the turns after
         await self._server.wait_closed()
 
 
