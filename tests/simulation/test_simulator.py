@@ -11,7 +11,7 @@ import pytest
 
 from onceflow_consensus.errors import StorageFailed
 from onceflow_consensus.raft.configuration import configuration_of
-from onceflow_consensus.raft.messages import Entry, RaftSnapshot
+from onceflow_consensus.raft.messages import Entry, EntryKind, RaftSnapshot
 from onceflow_consensus.storage import WriteRequest
 from onceflow_consensus.testing.memory_disk import MemoryDisk, PowerCutError
 from onceflow_consensus.testing.simulator.__main__ import main
@@ -163,6 +163,16 @@ def test_a_machine_skips_what_a_snapshot_brought():
     machine.restore(RaftSnapshot(3, 1, MEMBERS, bytes(4)))
     machine.apply((Entry(1, 2), Entry(1, 3), Entry(1, 4)))
     assert machine.state().index == 4
+
+
+def test_a_machine_that_a_snapshot_overtook_waits_for_it():
+    machine = Machine(1, Ledger(1), lambda entry: None, RaftSnapshot(1, 1, MEMBERS, bytes(4)))
+    machine.apply((Entry(1, 2, EntryKind.CONF_CHANGE_V2), Entry(1, 3)))
+    machine.apply((Entry(1, 4),))
+    assert machine.state().index == 1
+    machine.restore(RaftSnapshot(5, 1, MEMBERS, bytes(4)))
+    machine.apply((Entry(1, 6),))
+    assert machine.state().index == 6
 
 
 @pytest.mark.parametrize("kind", DiskKind)

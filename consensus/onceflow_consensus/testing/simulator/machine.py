@@ -44,6 +44,7 @@ class Machine:
         # A replica that starts again is handed nothing that its state holds already.
         self.restore(begun)
         self._restored_index: LogIndex = 0
+        self._is_overtaken = False
 
     def restore(self, received: RaftSnapshot) -> None:
         """Become the state of a snapshot.
@@ -55,6 +56,7 @@ class Machine:
         self.configuration = received.configuration
         self._chain = int.from_bytes(received.data, "little")
         self._restored_index = received.index
+        self._is_overtaken = False
         if received.index:
             self._ledger.applied(self._peer_id, self.index, self._chain, self.configuration)
 
@@ -72,7 +74,8 @@ class Machine:
             Violation: they do not follow, or the state is not the one that others have.
         """
         for entry in entries:
-            if entry.index <= self._restored_index:
+            # Of what was handed out before a snapshot came, nothing is applied any more.
+            if self._is_overtaken or entry.index <= self._restored_index:
                 continue
             if entry.index != self.index + 1:
                 raise Violation(
@@ -82,6 +85,7 @@ class Machine:
             if entry.kind is not EntryKind.NORMAL:
                 configuration = self._reconfigure(entry)
                 if configuration is None:
+                    self._is_overtaken = True
                     return
                 self.configuration = configuration
             self._chain = crc32(entry.data, (self._chain + entry.index) & _MASK)
