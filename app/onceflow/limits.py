@@ -160,6 +160,9 @@ ADMIN_ATTEMPT_S = 6.0
 librdkafka 2.16 leaves some waiting for ever for brokers that restarted (its issues 5301 and 5511);
 elections take less. A request is repeated so until its own bound."""
 
+ADMIN_AGAIN_S = 0.1
+"""How long to wait before a broker is asked again for what it has not heard of yet."""
+
 ADMIN_THREADS = 4
 """Threads for blocking administrative calls; they wait, they do not compute."""
 

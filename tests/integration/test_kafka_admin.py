@@ -41,6 +41,16 @@ async def test_a_created_topic_is_there_with_its_config_and_a_second_creation_is
     assert config["cleanup.policy"] == "compact"
 
 
+async def test_a_config_is_asked_for_again_while_a_broker_has_not_heard_of_the_topic(admin, unique):
+    topic = unique("topic")
+    asked = asyncio.ensure_future(admin.topic_configs([topic]))
+    await asyncio.sleep(0.5)
+    await admin.create_topic(topic, 1, config={"cleanup.policy": "compact"})
+    assert (await asked)[topic]["cleanup.policy"] == "compact"
+    with pytest.raises(Unreachable, match="do not know the topic"):
+        await admin.topic_configs([unique("absent")], 0.5)
+
+
 async def test_an_existing_topic_of_another_size_is_refused(admin, unique):
     topic = unique("topic")
     await admin.create_topic(topic, 2)

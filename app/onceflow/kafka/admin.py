@@ -89,7 +89,11 @@ class Admin:
     async def topic_configs(
         self, names: Iterable[str], timeout_s: float = limits.ADMIN_S_MAX
     ) -> dict[str, dict[str, str]]:
-        """Effective configuration of existing topics, by topic and name of the setting."""
+        """Effective configuration of existing topics, by topic and name of the setting.
+
+        Raises:
+            Unreachable: the brokers did not know one of them within the bound.
+        """
         wanted = sorted(names)
         return await self._blocking(
             "describe configs", lambda s: self._configs(wanted, s), timeout_s
@@ -98,14 +102,21 @@ class Admin:
     def _configs(self, names: list[str], timeout_s: float) -> dict[str, dict[str, str]]:
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
         asked = self._client.describe_configs(resources, request_timeout=timeout_s)
-        return {
-            resource.name: {
-                name: entry.value
-                for name, entry in future.result(timeout_s).items()
-                if entry.value is not None
-            }
-            for resource, future in asked.items()
-        }
+        found: dict[str, dict[str, str]] = {}
+        for resource, future in asked.items():
+            try:
+                entries = future.result(timeout_s).items()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+                # The broker that was asked has not heard yet of a topic that was just made.
+                time.sleep(limits.ADMIN_AGAIN_S)
+                raise Unreachable(
+                    f"describe configs: the brokers do not know the topic {resource.name}, which "
+                    "exists or was just made; nothing was committed. Check that nobody deletes it"
+                ) from error
+            found[resource.name] = {n: e.value for n, e in entries if e.value is not None}
+        return found
 
     async def create_topic(
         self,
