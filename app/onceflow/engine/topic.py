@@ -170,6 +170,14 @@ class Topic(faust.Topic):
             await sent
         return sent
 
+    async def maybe_declare(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride] - Faust wraps its own in an object
+        """Make the topic if it is missing; see `declare`.
+
+        Faust shares one call among its callers, and one of them that is cancelled, because the
+        worker is stopped while it starts, makes the others fail.
+        """
+        await self.declare()
+
     async def declare(self) -> None:
         """Make the topic if it is missing, with the brokers' replication unless one was set.
 

@@ -241,3 +241,24 @@ def test_the_refusal_is_a_configuration_error_and_a_web_error():
         make_app().router.key_store("counts", "a")
     assert isinstance(refused.value, ConfigError)
     assert isinstance(refused.value, WebError)
+
+
+# -- declaring --
+
+
+async def test_a_caller_that_is_cancelled_leaves_a_declaration_to_the_others(monkeypatch):
+    app = make_app()
+    known = asyncio.Event()
+
+    async def ensure(_name):
+        await known.wait()
+
+    topic = app.topic("declared")
+    monkeypatch.setattr(topic.sender, "declarations", SimpleNamespace(ensure=ensure))
+    first, second = (asyncio.ensure_future(topic.maybe_declare()) for _ in range(2))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    known.set()
+    await asyncio.wait_for(first, 5)
