@@ -122,8 +122,11 @@ class HeldEntries:
         self._entries.extend(kept)
 
     def drop_to(self, base: EntryId) -> None:
-        """Drop the entries up to ``base``; a position that is dropped already changes nothing."""
-        if base.index > self._base.index:
+        """Drop the entries up to ``base``; a position below what is dropped changes nothing.
+
+        Of the same position the term that is given later counts.
+        """
+        if base.index >= self._base.index:
             del self._entries[: base.index - self._base.index]
             self._base = base
 

@@ -70,7 +70,11 @@ class LogContent:
         position = EntryId(base.term, base.index)
         if base.kind is BaseKind.RESET:
             self.held.begin_at(position)
-        elif base.kind is BaseKind.DROPPED or self.held.last_index == self.held.base.index:
+        elif base.kind is BaseKind.DROPPED:
+            # May tell another term than the floor before it: the entry at the floor was replaced
+            # in this segment, and the segments that held what it replaced are gone.
+            self.held.drop_to(position)
+        elif self.held.last_index == self.held.base.index < position.index:
             self.held.drop_to(position)
 
 

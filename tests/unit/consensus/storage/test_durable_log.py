@@ -142,6 +142,21 @@ def test_many_segments_follow_one_another_and_go_when_their_entries_are_dropped(
     assert DurableLog(new_disk(), 1024).last_index == 60
 
 
+def test_a_segment_that_begins_with_a_replaced_entry_keeps_the_term_of_the_new_one(new_disk):
+    disk = new_disk()
+    _, log = begun(disk, 1024)
+    write(log, WriteRequest(entries(5, 2, data=b"x" * 700)))
+    began = segment_names(disk)[-1]
+    # Does not fit beside the entry that it replaces, so the new segment follows the old entry 5.
+    write(log, WriteRequest(entries(5, 3, data=b"x" * 700), HardState(3, 1, 5)))
+    assert segment_names(disk)[-1] != began
+    write(log, WriteRequest(own_snapshot=RaftSnapshot(5, 3, MEMBERS, b"state")))
+    write(log, log.compaction_to(5))
+    assert began not in segment_names(disk)
+    again = DurableLog(new_disk(), 1024)
+    assert (again.first_index, again.last_index, again.term_at(5)) == (6, 5, 3)
+
+
 def test_a_record_larger_than_a_segment_is_kept(new_disk):
     _, log = begun(new_disk(), 1024)
     write(log, WriteRequest(entries(5, 2, data=b"y" * 5000)), WriteRequest(entries(6, 2)))
