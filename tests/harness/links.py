@@ -109,10 +109,12 @@ class Door:
 
     async def close(self) -> None:
         self._server.close()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Whoever was accepted in this very moment has no task yet.
+        await asyncio.sleep(_CLOSE_S)
+        while tasks := list(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(_CLOSE_S)  # sockets are closed in the turns after
         await self._server.wait_closed()
 
