@@ -4,15 +4,18 @@
     ├── ConfigError            the user fixes it; exit 2
     │   └── TopologyError      topics, partition counts or co-partitioning do not fit; exit 2
     ├── Unreachable            Kafka (or the group) does not answer; exit 3, start again later
+    │   └── ParticipantUnavailable  a two-phase sink does not answer; it is tried again
     ├── RecordError            one record is to blame; the agent's on_error decides
     │   ├── DeserializationError
     │   │   └── ColumnDecodeError  the same, found while a batch was read as columns
     │   ├── ProcessingError
+    │   ├── RowsRefused        a two-phase sink refused rows because of their data
     │   └── SerializationError
     ├── OutsideRecord          a table write or a wait that needs a record, or must not have one
     ├── StaleAttempt           a ghost of an aborted attempt; its work is dropped, nothing to do
     ├── TransactionAborted     abort and replay; the engine does it
     ├── OutcomeUnknown         a commit's or abort's answer is unknown; fence, then read the marker
+    ├── Superseded             a two-phase sink takes nothing more of this incarnation; start again
     ├── Fenced                 another incarnation owns our partitions; exit 4
     ├── StorageFailed          the local disk takes no writes; exit 1, free or mend it, start again
     ├── TaskCorrupted          wipe the local store of those tasks and restore
@@ -47,6 +50,13 @@ class Unreachable(OnceflowError):
     exit_code = 3
 
 
+class ParticipantUnavailable(Unreachable):
+    """A two-phase sink gave no answer, or an unknown one. Reaction: try again, with back-off.
+
+    A branch that was being prepared may exist; it is looked for and rolled back first.
+    """
+
+
 class RecordError(OnceflowError):
     """One record is to blame. Reaction: the agent's ``on_error`` policy."""
 
@@ -73,6 +83,21 @@ class ProcessingError(RecordError):
     """An agent raised, or took longer than the record bound."""
 
 
+class RowsRefused(RecordError):
+    """A two-phase sink refused rows because of their data (constraint, type, overflow).
+
+    Nothing of the epoch was prepared there.
+
+    Attributes:
+        culprit: which of the encoded rows handed to ``prepare`` is to blame, from 0; None if
+            the system did not tell.
+    """
+
+    def __init__(self, message: str, *, culprit: int | None) -> None:
+        super().__init__(message)
+        self.culprit = culprit
+
+
 class SerializationError(RecordError):
     """A key or value to be sent or stored could not be encoded, or is too large."""
 
@@ -97,6 +122,13 @@ class OutcomeUnknown(OnceflowError):
     """
 
     exit_code = 3
+
+
+class Superseded(OnceflowError):
+    """A two-phase sink takes no branch of this incarnation any more: others took it over.
+
+    Reaction: the worker leaves (exit 1) and is started again, as a new incarnation.
+    """
 
 
 class Fenced(OnceflowError):

@@ -18,6 +18,13 @@ Offset = NewType("Offset", int)
 """A Kafka offset: always the *next* record to read, as in a committed offset."""
 
 
+class BranchId(NamedTuple):
+    """What one commit epoch does in two-phase sinks; one branch in each. Ordered."""
+
+    incarnation: Incarnation
+    commit_epoch: CommitEpoch
+
+
 class Partition(NamedTuple):
     """A topic partition, equal and ordered by (topic, number)."""
 

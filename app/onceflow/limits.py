@@ -247,6 +247,17 @@ REPLICA_POLL_RECORDS = 10_000
 
 REPLICA_POLL_S = 0.2
 """How long that reader waits for a first record; also the longest that stopping it takes."""
+OFFSETS_ATTEMPT_S = 0.2
+"""First attempt inside such a reading, doubled each time: librdkafka may wait for a sign of some
+broker when it has found the coordinator already (as in its issue 5456), and none comes."""
+
+OFFSETS_AGAIN_S = 0.02
+"""Between two of these attempts."""
+
+PENDING_DOUBT_S = 2.0
+"""Last part of a stable reading, spent on finding out why nothing came: an open transaction, or no
+coordinator. A client that is made for it needs some tenths of a second to find the coordinator."""
+
 
 REPLICA_ROWS_REMEMBERED_MAX = 50_000
 """Rows of a GlobalTable's replica that reads remember until it changes: some 10 MB."""
@@ -298,3 +309,25 @@ PIECE_S_LONG = 1.0
 
 PIECE_S_SHORT = 0.1
 """A piece that took less may be larger."""
+
+GID_BYTES_MAX = 64
+"""Name of a branch in a two-phase sink: the shortest bound of all systems, MySQL's.
+Source: https://dev.mysql.com/doc/refman/8.4/en/xa-statements.html"""
+
+PREPARE_S_MAX = 8.0
+"""Writing and preparing one branch. With the offsets and the decision it stays within the
+transaction timeout of 30 s, and a lock that another session holds is not waited for longer."""
+
+FINISH_S_MAX = 10.0
+"""One attempt to commit or roll back a branch, or to look into a two-phase sink. Nothing is lost by
+trying again, so it only bounds how late a dead server is noticed."""
+
+PARTICIPANT_RETRY_S = 0.1
+"""First wait before a two-phase sink that did not answer is tried again; doubled each time."""
+
+PARTICIPANT_RETRY_S_MAX = 5.0
+"""Longest of these waits: a database that is back should not wait longer for its branches."""
+
+PARTICIPANT_ROWS_BYTES_MAX = 256 * 1024 * 1024
+"""Encoded rows of one epoch in one sink: four times the default ``commit_bytes``. They stay in
+memory until the epoch is prepared, and a server takes them in some seconds."""

@@ -225,7 +225,8 @@ def _code_lines(module: Module) -> list[tuple[int, str]]:
         if is_text or isinstance(node, ast.Import | ast.ImportFrom):
             skipped.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
         if isinstance(node, FunctionNode):
-            skipped.update(range(node.lineno, node.body[0].lineno))
+            first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+            skipped.update(range(first, node.body[0].lineno))
     words: dict[int, list[str]] = defaultdict(list)
     for token in tokenize.generate_tokens(io.StringIO(module.text).readline):
         if token.type != tokenize.COMMENT and token.string.strip():

@@ -22,6 +22,7 @@ def test_errors_of_one_record_are_record_errors_and_no_others():
         "ColumnDecodeError",
         "DeserializationError",
         "ProcessingError",
+        "RowsRefused",
         "SerializationError",
     }
 

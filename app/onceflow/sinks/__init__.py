@@ -1,0 +1,26 @@
+"""Two-phase sinks: rows in foreign systems that commit with the epoch.
+
+Names are resolved when they are first used, so that a driver is loaded only by who uses it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onceflow.sinks.participant import Participant
+
+__all__ = ["Participant"]
+
+_HOMES = {
+    "Participant": "onceflow.sinks.participant",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        message = f"module 'onceflow.sinks' has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(home), name)
