@@ -247,17 +247,6 @@ REPLICA_POLL_RECORDS = 10_000
 
 REPLICA_POLL_S = 0.2
 """How long that reader waits for a first record; also the longest that stopping it takes."""
-OFFSETS_ATTEMPT_S = 0.2
-"""First attempt inside such a reading, doubled each time: librdkafka may wait for a sign of some
-broker when it has found the coordinator already (as in its issue 5456), and none comes."""
-
-OFFSETS_AGAIN_S = 0.02
-"""Between two of these attempts."""
-
-PENDING_DOUBT_S = 2.0
-"""Last part of a stable reading, spent on finding out why nothing came: an open transaction, or no
-coordinator. A client that is made for it needs some tenths of a second to find the coordinator."""
-
 
 REPLICA_ROWS_REMEMBERED_MAX = 50_000
 """Rows of a GlobalTable's replica that reads remember until it changes: some 10 MB."""
