@@ -176,7 +176,12 @@ class KeyValueMachine:
         """Number of keys."""
         return sum(map(len, self._shards))
 
-    def apply_batch(self, index: int, commands: Sequence[bytes]) -> list[bytes]:  # noqa: ARG002
+    def apply_batch(
+        self,
+        index: int,  # noqa: ARG002 - of no meaning here, and so is the time
+        log_time_ms: int,  # noqa: ARG002
+        commands: Sequence[bytes],
+    ) -> list[bytes]:
         """Apply commands in order; see ``StateMachine``."""
         decode, encode = _COMMANDS.decode, _ENCODER.encode
         responses: list[bytes] = []

@@ -253,7 +253,9 @@ class ReplicatedState:
         """Let the machine apply what waits, and keep the outcomes."""
         if not self._waiting:
             return
-        responses = self._machine.apply_batch(self._applied_index, self._payloads)
+        responses = self._machine.apply_batch(
+            self._applied_index, self._log_time_ms, self._payloads
+        )
         invariant(
             len(responses) == len(self._waiting),
             "INV-SESSION-3: a state machine gives one response for each command",

@@ -35,11 +35,13 @@ class StateMachine(Protocol):
     answered with a response that says so. An error that is raised stops the replica.
     """
 
-    def apply_batch(self, index: int, commands: Sequence[bytes]) -> list[bytes]:
+    def apply_batch(self, index: int, log_time_ms: int, commands: Sequence[bytes]) -> list[bytes]:
         """Apply commands in order.
 
         Args:
             index: the log index of the entry that they stand in; it never falls.
+            log_time_ms: the log time of that entry, see ``sessions.LogClock``; it never falls. The
+                only time that a machine may go by.
             commands: payloads as clients sent them.
 
         Returns:

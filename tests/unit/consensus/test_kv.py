@@ -34,7 +34,7 @@ def machine():
 
 def do(machine, *commands):
     payloads = [encode_command(command) for command in commands]
-    return [decode_response(response) for response in machine.apply_batch(1, payloads)]
+    return [decode_response(response) for response in machine.apply_batch(1, 0, payloads)]
 
 
 def ask(machine, query):
@@ -112,7 +112,7 @@ def test_what_exceeds_a_bound_is_refused(machine, command):
 @pytest.mark.parametrize("payload", [b"", b"\xc1", encode_query(Scan(b"")), b"\x92\x09\xc4\x01a"])
 def test_what_is_no_command_is_refused_and_the_batch_goes_on(machine, payload):
     good = encode_command(Put(b"a", b"1"))
-    responses = machine.apply_batch(1, [payload, good])
+    responses = machine.apply_batch(1, 0, [payload, good])
     first, second = map(decode_response, responses)
     assert isinstance(first, Refused)
     assert second == Written(1)

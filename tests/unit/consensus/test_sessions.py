@@ -35,9 +35,11 @@ class Journal:
 
     def __init__(self, response=None):
         self.taken: list[bytes] = []
+        self.told: list[tuple[int, int]] = []
         self.response = response
 
-    def apply_batch(self, index, commands):
+    def apply_batch(self, index, log_time_ms, commands):
+        self.told.append((index, log_time_ms))
         responses = []
         for command in commands:
             self.taken.append(command)
@@ -90,6 +92,15 @@ def test_a_command_is_applied_and_answered():
     assert log.send(session, 1, b"a") == (Status.OK, b"1")
     assert log.machine.taken == [b"a"]
     assert log.state.query(b"q") == b"q?1"
+
+
+def test_the_machine_is_told_the_time_of_the_log_which_never_goes_back():
+    log = Log()
+    session = log.register()
+    for sequence, now_ms in enumerate((2_000, 1_500, 3_000), 1):
+        log.now_ms = now_ms
+        log.send(session, sequence)
+    assert log.machine.told == [(2, 2_000), (3, 2_000), (4, 3_000)]
 
 
 def test_a_repeated_command_gets_the_first_answer_and_takes_effect_once():
@@ -319,7 +330,7 @@ def test_a_batch_of_another_format_stops_the_replica_inv_session_1():
 
 def test_a_machine_that_answers_too_few_stops_the_replica_inv_session_3():
     log = Log()
-    log.machine.apply_batch = lambda _index, _commands: []
+    log.machine.apply_batch = lambda *_: []
     session = log.register()
     with pytest.raises(InvariantViolation, match="INV-SESSION-3"):
         log.send(session, 1)
