@@ -17,25 +17,19 @@ from onceflow.decisions import epoch_effects as fx
 from onceflow.decisions import epoch_events as ev
 from onceflow.decisions.commit_epoch import CommitEpochs, EpochState
 from onceflow.decisions.crash_points import CrashPoint
-from onceflow.decisions.epoch_positions import EpochKind
-from onceflow.decisions.marker import Handover
 from onceflow.engine.takeover import TakeoverDriver
+from onceflow.engine.transactions import Transactions
 from onceflow.engine.unassigned import UnassignedSends
 from onceflow.engine.work import EpochWork
 from onceflow.errors import (
     DataAtRisk,
     Fenced,
-    OnceflowError,
     OutcomeUnknown,
     RecordError,
-    SerializationError,
     StaleAttempt,
     TransactionAborted,
     Unreachable,
 )
-from onceflow.kafka.offsets import Pending, Stability
-from onceflow.kafka.producer import EndOutcome
-from onceflow.limits import COMMIT_S_MAX, FLUSH_S_MAX, SEND_OFFSETS_S_MAX
 from onceflow.observe.events import LogEvent
 from onceflow.observe.logs import get_logger
 from onceflow.observe.metrics import TransactionOutcome
@@ -46,7 +40,6 @@ if TYPE_CHECKING:
     from onceflow.engine.runtime import Runtime
     from onceflow.ids import Incarnation, Offset, Partition
     from onceflow.kafka.poll import Assignment
-    from onceflow.kafka.producer import EndResult
 
 log = get_logger(__name__)
 
@@ -63,7 +56,7 @@ class Epochs:
     Fields:
         offsets: per claimed partition the last drained position; for partitions without a reader
             it stays at the committed one.
-        memberships: group metadata by number, taken once per assignment.
+        transactions: the jobs that decide the open transaction.
         ready: set while the gate is open for the first time and after each takeover.
     """
 
@@ -71,7 +64,7 @@ class Epochs:
         self.runtime = runtime
         self.work = EpochWork(runtime)
         self.machine = CommitEpochs(own)
-        self.memberships: dict[int, object] = {}
+        self.transactions = Transactions(runtime, self.post, self.work.committed)
         self.ready = asyncio.Event()
         self.stopped = asyncio.Event()
         self.opened_s = self.closed_s = time.monotonic()
@@ -86,21 +79,17 @@ class Epochs:
         self._sealing: asyncio.Task[None] | None = None
         self._opening: asyncio.Task[Any] | None = None
         self._jobs: set[asyncio.Task[Any]] = set()
-        self._transaction_steps: list[fx.EpochEffect] = []
         self._closed_at_s = 0.0
-        self._fenced = False
-        self._end_counted = False
-        self._phases: dict[str, float] = {}
         self._loop_task: asyncio.Task[None] | None = None
         self._perform: dict[type[Any], Callable[[Any], Any]] = {
             fx.BeginTakeover: self._begin_takeover,
             fx.CancelTakeover: self._cancel_takeover,
-            fx.BeginTransaction: self._begin_transaction,
+            fx.BeginTransaction: self.transactions.begin,
             fx.OpenGate: self._open_gate,
             fx.CloseGate: self._close_gate,
             fx.Seal: self._seal,
-            fx.Flush: self._transaction_steps.append,
-            fx.SendOffsets: self._transaction_steps.append,
+            fx.Flush: self.transactions.add_step,
+            fx.SendOffsets: self.transactions.add_step,
             fx.CommitTransaction: self._commit_transaction,
             fx.AbortTransaction: self._abort_transaction,
             fx.Apply: self._apply,
@@ -176,9 +165,10 @@ class Epochs:
             assignment: everything that is assigned, and the group metadata.
             added: partitions of complete tasks that are not claimed yet.
         """
-        self.memberships[assignment.number] = assignment.group_metadata
-        for number in [n for n in self.memberships if n < self.machine.membership]:
-            del self.memberships[number]
+        memberships = self.transactions.memberships
+        memberships[assignment.number] = assignment.group_metadata
+        for number in [n for n in memberships if n < self.machine.membership]:
+            del memberships[number]
         self.post(ev.Assigned(added, assignment.number))
 
     async def revoke(self, partitions: frozenset[Partition], bound_s: float) -> None:
@@ -249,14 +239,6 @@ class Epochs:
 
     # -- the gate --
 
-    def _begin_transaction(self, effect: fx.BeginTransaction) -> None:
-        self._count_end(TransactionOutcome.FENCED if self._fenced else None)
-        self._end_counted = self._fenced = False
-        self.runtime.clients.take_turns()
-        self.runtime.clients.transaction.begin()
-        self.runtime.metrics.transaction_begun()
-        del effect
-
     def _open_gate(self, effect: fx.OpenGate) -> None:
         self._close_pending_opening()
         if effect.after_s:
@@ -274,7 +256,7 @@ class Epochs:
         self.runtime.sender.begin(self.runtime.clients.transaction)
         self.work.opened()
         if self._closed_at_s:
-            self._phases["closed"] = time.monotonic() - self._closed_at_s
+            self.transactions.phases["closed"] = time.monotonic() - self._closed_at_s
             self._closed_at_s = 0.0
         self.opened_s = time.monotonic()
         self.runtime.gate.open()
@@ -340,7 +322,7 @@ class Epochs:
 
     async def _sealed(self, effect: fx.Seal) -> None:
         started_s = time.monotonic()
-        self._phases["process"] = started_s - self.opened_s
+        self.transactions.phases["process"] = started_s - self.opened_s
         self.runtime.crash(CrashPoint.BEFORE_PRODUCE)
         try:
             await self.work.seal()
@@ -356,159 +338,32 @@ class Epochs:
         except (Fenced, OutcomeUnknown) as error:
             # Only the markers tell whether somebody else took over; the producer is of no use.
             if isinstance(error, Fenced):
-                self.fenced(error)
+                self.transactions.fenced(effect.commit_epoch, error)
             log.warning(LogEvent.EPOCH_ABORTED, error=str(error), kind=ev.SendFailure.FATAL.value)
             self.post(ev.SendFailed(effect.commit_epoch, ev.SendFailure.FATAL))
             return
         self.runtime.sender.close()
         self.runtime.crash(CrashPoint.AFTER_PRODUCE)
-        self._phases["prepare"] = time.monotonic() - started_s
+        self.transactions.phases["prepare"] = time.monotonic() - started_s
         self.post(ev.Sealed(effect.commit_epoch))
 
-    def fenced(self, error: BaseException) -> None:
-        """Note that somebody took over the id of the open transaction; markers tell who."""
-        self._fenced = True
-        log.warning(
-            LogEvent.FENCED,
-            commit_epoch=self.machine.commit_epoch,
-            error=str(error),
-            meaning="another process may own these partitions, or the broker gave this producer "
-            "up; what was committed is read from Kafka before anything else happens",
-        )
-
-    def _count_end(self, outcome: TransactionOutcome | None) -> None:
-        """Count the end of a transaction, once."""
-        if outcome is not None and not self._end_counted:
-            self._end_counted = True
-            self.work.committed(outcome, self._phases)
-            self._phases.clear()
-
-    @property
-    def _aborted_how(self) -> TransactionOutcome:
-        return TransactionOutcome.FENCED if self._fenced else TransactionOutcome.ABORTED
-
     def _commit_transaction(self, effect: fx.CommitTransaction) -> None:
-        steps = list(self._transaction_steps)
-        self._transaction_steps.clear()
-        offsets = next((s for s in steps if isinstance(s, fx.SendOffsets)), None)
-        self._spawn(self._finish_transaction(effect, offsets))
-
-    def _handover_points(self) -> tuple[CrashPoint | None, CrashPoint | None]:
-        """Crash points around a claim or a release, besides those that every epoch passes."""
-        pending = self.machine.on_the_way
-        if pending is None:
-            return None, None
-        if pending.kind is EpochKind.CLAIM:
-            return None, CrashPoint.AFTER_CLAIM
-        if any(at.released is Handover.RELEASED for at in pending.positions.values()):
-            return CrashPoint.BEFORE_RELEASE, CrashPoint.AFTER_RELEASE
-        return None, None
-
-    async def _finish_transaction(
-        self, effect: fx.CommitTransaction, offsets: fx.SendOffsets | None
-    ) -> None:
-        before, after = self._handover_points()
-        if before is not None:
-            self.runtime.crash(before)
-        thread, answer = self.runtime.clients.transaction_thread, None
-        if offsets is not None:
-            # With a bound of its own: this call alone may never come back.
-            answer = await thread.run(
-                self._offsets_job, effect, offsets, timeout_s=SEND_OFFSETS_S_MAX
-            )
-        if answer is None:
-            bound_s = FLUSH_S_MAX + COMMIT_S_MAX
-            answer = await thread.run(self._transaction_job, effect, timeout_s=bound_s)
-        if after is not None:
-            self.runtime.crash(after)
-        self.post(answer)
-
-    def _offsets_job(
-        self, effect: fx.CommitTransaction, offsets: fx.SendOffsets
-    ) -> ev.EpochEvent | None:
-        """Send the offsets, on the transaction thread; None if they are in."""
-        started_s = time.monotonic()
-        try:
-            self.runtime.crash(CrashPoint.BEFORE_SEND_OFFSETS)
-            self.runtime.clients.transaction.send_offsets(
-                [(p, at.offset, at.metadata) for p, at in offsets.offsets.items()],
-                self.memberships[offsets.membership],
-            )
-            self.runtime.crash(CrashPoint.AFTER_SEND_OFFSETS)
-        except TransactionAborted:
-            return ev.OffsetsRefused(effect.commit_epoch)
-        except OnceflowError as error:
-            return self._send_failed(effect, error)
-        self._phases["offsets"] = time.monotonic() - started_s
-        return None
-
-    def _transaction_job(self, effect: fx.CommitTransaction) -> ev.EpochEvent:
-        """Flush and commit, on the transaction thread; the first failure ends it."""
-        transaction, crash = self.runtime.clients.transaction, self.runtime.crash
-        started_s = time.monotonic()
-        try:
-            crash(CrashPoint.BEFORE_FLUSH)
-            transaction.flush(FLUSH_S_MAX)
-            crash(CrashPoint.AFTER_FLUSH)
-        except OnceflowError as error:
-            return self._send_failed(effect, error)
-        self._phases["flush"] = time.monotonic() - started_s
-        crash(CrashPoint.BEFORE_COMMIT)
-        started_s = time.monotonic()
-        result = transaction.commit_transaction(COMMIT_S_MAX)
-        crash(CrashPoint.AFTER_COMMIT)
-        self._phases["commit"] = time.monotonic() - started_s
-        self._tell_end(effect, result)
-        return ev.TransactionEnded(effect.commit_epoch, _outcome(result), result.spent)
-
-    def _tell_end(self, effect: fx.CommitTransaction, result: EndResult) -> None:
-        """Log an end that leaves open what became of the transaction."""
-        if result.outcome is EndOutcome.FENCED:
-            self.fenced(result.error or Fenced("the producer was fenced at its commit"))
-        elif result.outcome is EndOutcome.UNKNOWN:
-            log.warning(
-                LogEvent.OUTCOME_UNKNOWN,
-                commit_epoch=effect.commit_epoch,
-                elapsed_s=result.elapsed_s,
-                error=str(result.error),
-                meaning="the answer to a commit was lost; the producer is replaced and the "
-                "markers tell whether it was committed",
-            )
-
-    def _send_failed(self, effect: fx.CommitTransaction, error: OnceflowError) -> ev.SendFailed:
-        kind = (
-            ev.SendFailure.ABORTABLE
-            if isinstance(error, (TransactionAborted, SerializationError))
-            else ev.SendFailure.FATAL
-        )
-        if isinstance(error, Fenced):
-            self.fenced(error)
-        log.warning(LogEvent.EPOCH_ABORTED, error=str(error), kind=kind.value)
-        return ev.SendFailed(effect.commit_epoch, kind)
+        self._spawn(self.transactions.finish(effect, self.machine.on_the_way))
 
     def _abort_transaction(self, effect: fx.AbortTransaction) -> None:
-        self._spawn(self._abort(effect))
+        self._spawn(self.transactions.abort(effect))
 
-    async def _abort(self, effect: fx.AbortTransaction) -> None:
-        result: EndResult = await self.runtime.clients.transaction_thread.run(
-            self.runtime.clients.transaction.abort_transaction,
-            COMMIT_S_MAX,
-            timeout_s=COMMIT_S_MAX * 2,
-        )
-        if result.outcome is EndOutcome.FENCED:
-            self.fenced(result.error or Fenced("the producer was fenced at its abort"))
-        self._count_end(self._aborted_how)
-        self.post(
-            ev.Aborted(
-                effect.commit_epoch, result.spent or result.outcome is not EndOutcome.ABORTED
-            )
-        )
+    def _replace_producer(self, _: fx.ReplaceProducer) -> None:
+        self._spawn(self.transactions.replace())
+
+    def _read_markers(self, effect: fx.ReadMarkers) -> None:
+        self._spawn(self.transactions.read_markers(effect.partitions))
 
     def _apply(self, effect: fx.Apply) -> None:
         self.runtime.crash(CrashPoint.BEFORE_APPLY)
         self.work.apply(effect.partitions)
         self.runtime.crash(CrashPoint.AFTER_APPLY)
-        self._count_end(TransactionOutcome.COMMITTED)
+        self.transactions.count_end(TransactionOutcome.COMMITTED)
         self.post(ev.Applied(effect.commit_epoch))
 
     # -- aborts, rewinds, leaving partitions --
@@ -519,7 +374,7 @@ class Epochs:
         self._cancel_drain()
         self._close_pending_opening()
         await self._cancel_seal()
-        self._count_end(self._aborted_how)
+        self.transactions.count_abort()
         await self.work.drop_attempt(effect.stamp)
 
     def _rewind(self, effect: fx.Rewind) -> None:
@@ -545,37 +400,6 @@ class Epochs:
             revoked.set()
         self._revoking.clear()
 
-    # -- unknown outcomes --
-
-    def _replace_producer(self, _: fx.ReplaceProducer) -> None:
-        self._spawn(self._replace())
-
-    async def _replace(self) -> None:
-        try:
-            await self.runtime.clients.replace_producer()
-        except Unreachable as error:
-            log.warning(LogEvent.PRODUCER_SPENT, error=str(error))
-            self.post(ev.Failed(str(error), exit_code=3))
-            return
-        self.post(ev.ProducerReady())
-
-    def _read_markers(self, effect: fx.ReadMarkers) -> None:
-        self._spawn(self._read(effect.partitions))
-
-    async def _read(self, partitions: frozenset[Partition]) -> None:
-        deadline_s = time.monotonic() + self.runtime.settings.transaction_timeout_ms / 1000 * 2
-        while True:
-            try:
-                markers = await self.runtime.clients.read_offsets(partitions, Stability.STABLE)
-            except (Pending, Unreachable) as error:
-                if time.monotonic() > deadline_s:
-                    self.post(ev.Failed(str(error), exit_code=3))
-                    return
-                log.warning(LogEvent.OFFSETS_PENDING, error=str(error))
-                continue
-            self.post(ev.MarkersRead(markers))
-            return
-
     # -- the end --
 
     def _stop(self, _: fx.Stop) -> None:
@@ -587,11 +411,3 @@ class Epochs:
         error = DataAtRisk(effect.message)
         error.exit_code = effect.exit_code
         self.runtime.fail(error)
-
-
-def _outcome(result: EndResult) -> ev.Outcome:
-    if result.outcome is EndOutcome.COMMITTED:
-        return ev.Outcome.COMMITTED
-    if result.outcome in {EndOutcome.ABORTABLE, EndOutcome.ABORTED}:
-        return ev.Outcome.NOT_COMMITTED
-    return ev.Outcome.UNKNOWN

@@ -142,14 +142,15 @@ class Failures:
         if isinstance(error, StaleAttempt):
             return
         if isinstance(error, (TransactionAborted, OutcomeUnknown, Fenced)):
+            epochs = self.runtime.epochs
             kind = (
                 ev.SendFailure.ABORTABLE
                 if isinstance(error, TransactionAborted)
                 else ev.SendFailure.FATAL
             )
             if isinstance(error, Fenced):
-                self.runtime.epochs.fenced(error)
-            self.runtime.epochs.post(ev.SendFailed(self.runtime.epochs.machine.commit_epoch, kind))
+                epochs.transactions.fenced(epochs.machine.commit_epoch, error)
+            epochs.post(ev.SendFailed(epochs.machine.commit_epoch, kind))
             return
         if isinstance(error, _NOT_THE_RECORD):
             self.runtime.fail(error)

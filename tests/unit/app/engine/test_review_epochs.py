@@ -101,10 +101,10 @@ async def test_group_metadata_lives_as_long_as_a_transaction_may_carry_it():
     for number in (1, 2, 3, 4):
         assignment = SimpleNamespace(number=number, group_metadata=f"metadata {number}")
         epochs.assigned(assignment, frozenset())
-    assert epochs.memberships[epochs.machine.membership] == "metadata 1"
+    assert epochs.transactions.memberships[epochs.machine.membership] == "metadata 1"
     epochs.machine._membership = 4
     epochs.assigned(SimpleNamespace(number=5, group_metadata="metadata 5"), frozenset())
-    assert sorted(epochs.memberships) == [4, 5]
+    assert sorted(epochs.transactions.memberships) == [4, 5]
 
 
 def opened(machine):

@@ -180,7 +180,7 @@ def outcome(app, name):
 
 def test_a_lost_answer_to_a_commit_is_told(caplog):
     _, epochs = worker(Ending(EndOutcome.UNKNOWN, OutcomeUnknown("timed out")))
-    ended = epochs._transaction_job(fx.CommitTransaction(CommitEpoch(7)))
+    ended = epochs.transactions.decide(fx.CommitTransaction(CommitEpoch(7)))
     assert ended.outcome is ev.Outcome.UNKNOWN
     [line] = lines(caplog, LogEvent.OUTCOME_UNKNOWN)
     assert (line["commit_epoch"], line["elapsed_s"], line["error"]) == (7, 1.5, "timed out")
@@ -188,20 +188,20 @@ def test_a_lost_answer_to_a_commit_is_told(caplog):
 
 async def test_a_fenced_commit_is_told_and_counted_once_it_is_dropped(caplog):
     app, epochs = worker(Ending(EndOutcome.FENCED, Fenced("another one")))
-    epochs._transaction_job(fx.CommitTransaction(CommitEpoch(7)))
+    epochs.transactions.decide(fx.CommitTransaction(CommitEpoch(7)))
     assert lines(caplog, LogEvent.FENCED)[0]["error"] == "another one"
     assert outcome(app, "fenced") == 0, "the markers may still prove that it was committed"
     await epochs._drop_attempt(fx.DropAttempt(epochs.machine.stamp))
     assert (outcome(app, "fenced"), outcome(app, "aborted")) == (1, 0)
-    epochs._begin_transaction(fx.BeginTransaction(CommitEpoch(8)))
+    epochs.transactions.begin(fx.BeginTransaction(CommitEpoch(8)))
     assert outcome(app, "fenced") == 1
 
 
 async def test_a_fenced_claim_is_counted_although_it_drops_no_attempt():
     app, epochs = worker(Ending(EndOutcome.COMMITTED, flush_error=Fenced("another one")))
-    failed = epochs._transaction_job(fx.CommitTransaction(CommitEpoch(7)))
+    failed = epochs.transactions.decide(fx.CommitTransaction(CommitEpoch(7)))
     assert failed.kind is ev.SendFailure.FATAL
-    epochs._begin_transaction(fx.BeginTransaction(CommitEpoch(8)))
+    epochs.transactions.begin(fx.BeginTransaction(CommitEpoch(8)))
     assert outcome(app, "fenced") == 1
 
 
@@ -216,7 +216,7 @@ async def test_an_aborted_attempt_is_counted_once():
     epochs.runtime.clients.transaction_thread = SimpleNamespace(run=run)
     epochs.runtime.clients.transaction = SimpleNamespace(abort_transaction=None)
     await epochs._drop_attempt(fx.DropAttempt(epochs.machine.stamp))
-    await epochs._abort(fx.AbortTransaction(CommitEpoch(1)))
+    await epochs.transactions.abort(fx.AbortTransaction(CommitEpoch(1)))
     assert outcome(app, "aborted") == 1
 
 
