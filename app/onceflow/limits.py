@@ -199,6 +199,11 @@ UNFOLDED_RECORDS_MAX = 65_536
 """Records of one partition that a columnar aggregate collects before it folds them, some 32 bytes
 and a key each. Folding costs 0.2 ms per call, so less often is cheaper; this bounds the memory."""
 
+FEW_RECORDS_MAX = 400
+"""Records of one partition and epoch that a columnar aggregate folds without Arrow, divided by the
+windows that each is in.
+"""
+
 CACHED_WINDOW_ROWS_MAX = 250_000
 """Committed window rows that a columnar aggregate remembers, some 200 bytes each: 50 MB."""
 
@@ -241,6 +246,17 @@ POLL_ALIVE_S = 5.0
 
 OFFSETS_S_MAX = 5.0
 """One reading of committed offsets; longer means that a transaction holds them back."""
+
+OFFSETS_ATTEMPT_S = 0.2
+"""First attempt inside such a reading, doubled each time: librdkafka may wait for a sign of some
+broker when it has found the coordinator already (as in its issue 5456), and none comes."""
+
+OFFSETS_AGAIN_S = 0.02
+"""Between two of these attempts."""
+
+PENDING_DOUBT_S = 2.0
+"""Last part of a stable reading, spent on finding out why nothing came: an open transaction, or no
+coordinator. A client that is made for it needs some tenths of a second to find the coordinator."""
 
 REPLICA_POLL_RECORDS = 10_000
 """Records that the reader of GlobalTables asks for at once; they are written in smaller pieces."""

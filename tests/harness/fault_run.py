@@ -97,6 +97,7 @@ class FaultRun:
                 worker.thaw()
                 worker.kill()
         self.watcher.stop()
+        self._offsets.close()
         if kind is not None and "FAULT_KEEP" in os.environ:
             print(f"kept: app {self.app_id} in {self.directory}")
 

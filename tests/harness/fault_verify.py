@@ -223,6 +223,7 @@ class Verification:
         }
         reader = CommittedOffsets(ClientConfig(self.bootstrap))
         found = await reader.committed(self.app_id, wanted)
+        await asyncio.to_thread(reader.close)
         for partition, offset in sorted(wanted.items()):
             committed = found[partition]
             # Repartition topics are emptied behind the committed offset.

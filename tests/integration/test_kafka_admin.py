@@ -104,14 +104,15 @@ async def test_an_unknown_topic_is_named_when_its_offsets_are_asked(admin, uniqu
 
 async def test_without_brokers_everything_ends_within_its_bound_and_says_what_to_check():
     config = ClientConfig("127.0.0.1:1")
-    client = Admin(config)
+    client, offsets = Admin(config), CommittedOffsets(config)
     started = time.monotonic()
     for call in (client.cluster_id(1.0), client.topics(["t"], 1.0)):
         with pytest.raises(Unreachable, match="brokers"):
             await call
     with pytest.raises(Unreachable, match="brokers"):
-        await CommittedOffsets(config).committed("g", [Partition("t", 0)], timeout_s=1.0)
+        await offsets.committed("g", [Partition("t", 0)], timeout_s=1.0)
     assert time.monotonic() - started < 12
+    offsets.close()
     client.close()
 
 

@@ -56,6 +56,13 @@ async def blocking():
 
 
 @pytest.fixture
+def offsets(config):
+    reader = CommittedOffsets(config)
+    yield reader
+    reader.close()
+
+
+@pytest.fixture
 async def make(config, blocking, unique):
     made = []
 
@@ -136,11 +143,10 @@ async def test_fencing_ends_the_rights_and_the_transaction_of_the_former_owner(
 
 
 async def test_offsets_and_marker_commit_with_the_epoch_and_hold_stable_reads_back(
-    kafka, config, admin, make, blocking, unique
+    kafka, admin, make, blocking, offsets, unique
 ):
     topic, group = unique("in"), unique("group")
     await admin.create_topic(topic, 2)
-    offsets = CommittedOffsets(config)
     both = [Partition(topic, 0), Partition(topic, 1)]
     async with Recorder(kafka.bootstrap, group) as member:
         await member.thread.subscribe([topic])
@@ -167,11 +173,11 @@ async def test_offsets_and_marker_commit_with_the_epoch_and_hold_stable_reads_ba
         assert await waiting == {both[0]: Committed(7, "m2"), both[1]: Committed(0, "m2")}
 
 
-async def test_partitions_without_a_commit_have_no_offset(config, admin, unique):
+async def test_partitions_without_a_commit_have_no_offset(admin, offsets, unique):
     topic = unique("in")
     await admin.create_topic(topic, 1)
     partition = Partition(topic, 0)
-    found = await CommittedOffsets(config).committed(unique("group"), [partition])
+    found = await offsets.committed(unique("group"), [partition])
     assert found == {partition: Committed(None, "")}
 
 

@@ -176,6 +176,7 @@ class _Job:
             findings = await self._off_loop(lambda: verify(self._config, truth))
         finally:
             self._admin.close()
+            await self._off_loop(self._watch.close)
         watch = self._watch
         outcome = Outcome(
             findings=findings,

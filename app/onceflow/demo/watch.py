@@ -51,6 +51,14 @@ class Watch:
         default_factory=dict["Incarnation", "CommitEpoch"]
     )
     kills: list[Kill] = field(default_factory=list[Kill])
+    _offsets: CommittedOffsets = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._offsets = CommittedOffsets(self.config)
+
+    def close(self) -> None:
+        """End its readers. Blocks."""
+        self._offsets.close()
 
     async def look(self) -> None:
         """Read committed and end offsets.
@@ -58,11 +66,10 @@ class Watch:
         Raises:
             Unreachable: Kafka does not answer.
         """
-        offsets = CommittedOffsets(self.config)
         # The repartition topic is made by the application at its first start.
         topics = await self.admin.topics([WEATHER, FLIGHTS, REPARTITIONED])
         partitions = [each for topic in topics for each in partitions_of(topic)]
-        found = await offsets.committed(APP_ID, partitions, Stability.LATEST)
+        found = await self._offsets.committed(APP_ID, partitions, Stability.LATEST)
         for partition, row in found.items():
             self.committed[partition] = row.offset or 0
             marker = parse(row.metadata)

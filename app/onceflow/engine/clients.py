@@ -161,5 +161,8 @@ class Clients:
             await self.transaction_thread.run(transaction.destroy, timeout_s=FENCE_S_MAX)
         if self._transactions:
             self.transaction_thread.stop()
+        if self._offsets is not None:
+            # Waits for threads of the client library to end.
+            await asyncio.to_thread(self._offsets.close)
         if self._admin is not None:
             self._admin.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from confluent_kafka import libversion
 
@@ -18,6 +18,9 @@ from onceflow.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+Isolation = Literal["read_committed", "read_uncommitted"]
+"""How a reading treats open transactions, as librdkafka calls it."""
 
 Settings = dict[str, Any]
 """A finished configuration of one librdkafka client. It may hold secrets: never log it."""
@@ -236,6 +239,29 @@ def reader_config(config: ClientConfig, *, hooks: Hooks = NO_HOOKS) -> Settings:
         # Never joined and never committed to; librdkafka wants a name.
         "group.id": f"{config.client_id}-reader",
         "enable.partition.eof": True,
+    }
+
+
+def offsets_config(
+    config: ClientConfig, group: str, isolation: Isolation, *, hooks: Hooks = NO_HOOKS
+) -> Settings:
+    """Settings of a consumer that only asks for committed offsets, and never joins its group.
+
+    Args:
+        config: shared part.
+        group: whose offsets.
+        isolation: whether offsets of open transactions hold the answer back (read_committed).
+        hooks: callbacks.
+    """
+    return {
+        **_shared(config, hooks, _PRODUCER_ONLY | _CONSUMER_ONLY),
+        "group.id": group,
+        "enable.auto.commit": False,
+        "isolation.level": isolation,
+        "allow.auto.create.topics": False,
+        # How long after a transaction's end its offsets are noticed; by default up to a second.
+        "retry.backoff.ms": 20,
+        "retry.backoff.max.ms": 100,
     }
 
 

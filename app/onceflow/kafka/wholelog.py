@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from onceflow.ids import Partition
-    from onceflow.kafka.configuration import ClientConfig
+    from onceflow.kafka.configuration import ClientConfig, Isolation
 
-Isolation = Literal["read_committed", "read_uncommitted"]
 _CHUNK = 10_000
 _SILENCE_S = 30.0
 

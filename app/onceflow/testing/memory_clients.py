@@ -129,6 +129,9 @@ class MemoryOffsets:
         del group
         return {each: self._log.committed(each) for each in partitions}
 
+    def close(self) -> None:
+        """Have nothing to end."""
+
 
 class _Placed(NamedTuple):
     """What a delivery report tells."""

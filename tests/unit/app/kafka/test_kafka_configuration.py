@@ -13,6 +13,7 @@ from onceflow.kafka.configuration import (
     Hooks,
     admin_config,
     consumer_config,
+    offsets_config,
     producer_config,
     reader_config,
 )
@@ -133,7 +134,8 @@ def test_the_users_options_reach_the_clients_they_are_for():
     assert "fetch.wait.max.ms" not in producer
     # Within a transaction no record may be given up on its own.
     assert "message.timeout.ms" not in producer
-    for settings in (consumer, producer, reader_config(config), admin_config(config)):
+    reader, offsets = reader_config(config), offsets_config(config, "app", "read_committed")
+    for settings in (consumer, producer, reader, offsets, admin_config(config)):
         assert settings["sasl.password"] == "hunter2"
         assert settings["socket.keepalive.enable"] == "true"
         assert settings["bootstrap.servers"] == HOST
@@ -153,6 +155,8 @@ def test_the_client_library_accepts_all_settings():
     for protocol in GroupProtocol:
         Consumer(consumer_config(config, "app", worker_id="w", protocol=protocol)).close()
     Consumer(reader_config(config)).close()
+    for isolation in ("read_committed", "read_uncommitted"):
+        Consumer(offsets_config(config, "app", isolation)).close()
     Producer(producer_config(config, "t"))
     Producer(producer_config(config, None))
     AdminClient(admin_config(config))
