@@ -8,9 +8,10 @@ Must never import anything that does I/O.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from onceflow_consensus.raft.messages import NO_PEER, EntryId
 
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from onceflow_consensus.raft.messages import Entry, LogIndex, RaftSnapshot, Term
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Ballot:
+class Ballot(msgspec.Struct, frozen=True, gc=False, order=True):
     """A claim to lead, ordered by number, then by owner.
 
     An acceptor promises one owner per number. Therefore at most one owner gets a quorum for a
@@ -111,8 +111,7 @@ AFTER_PERSIST_KINDS = frozenset({PaxosKind.PROMISE, PaxosKind.ACCEPTED})
 """Promises: they leave only when everything that they rest on is durable."""
 
 
-@dataclass(frozen=True, slots=True)
-class PaxosMessage:
+class PaxosMessage(msgspec.Struct, frozen=True, gc=False):
     """A message between replicas, or to or from a local thread.
 
     ``term`` is the number of the ballot that a message belongs to; in heartbeats that of the

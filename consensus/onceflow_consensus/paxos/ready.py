@@ -6,8 +6,9 @@ Must never import anything that does I/O.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from onceflow_consensus.paxos.messages import PaxosKind, PaxosMessage
 from onceflow_consensus.raft.messages import APPEND_THREAD, APPLY_THREAD
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from onceflow_consensus.raft.ready import SoftState
 
 
-@dataclass(frozen=True, slots=True)
-class PaxosReady:
+class PaxosReady(msgspec.Struct, frozen=True, gc=False):
     """Work for the driver. Fields are empty or None where there is none.
 
     messages: may be sent at once, also before anything is durable.

@@ -7,8 +7,9 @@ Must never import anything that does I/O.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from onceflow_consensus.paxos.proposer import take_over
 from onceflow_consensus.paxos.roles import Phase

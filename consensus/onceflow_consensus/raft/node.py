@@ -18,9 +18,10 @@ Must never import anything that does I/O.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from onceflow_consensus.errors import MessageRefused, RefusalReason, invariant
 from onceflow_consensus.raft import membership
@@ -70,8 +71,7 @@ class Report(Enum):
     SNAPSHOT_FAILED = "snapshot failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(msgspec.Struct, frozen=True, gc=False):
     """A replica as it sees itself. ``progress`` is filled on a leader, and for reading only."""
 
     peer_id: PeerId

@@ -10,8 +10,9 @@ Must never import anything that does I/O.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from onceflow_consensus.quorum.joint import JointVoters
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 _NUMBER_BYTES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class ReadState:
+class ReadState(msgspec.Struct, frozen=True, gc=False):
     """A read that may be answered once everything up to ``index`` is applied.
 
     ``request_context`` is what the reader gave to recognise its request.
@@ -32,8 +32,7 @@ class ReadState:
     request_context: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PendingRead:
+class PendingRead(msgspec.Struct, frozen=True, gc=False):
     """A request with the commit index at its arrival: the least that its answer must reflect."""
 
     request: Message

@@ -6,8 +6,9 @@ Must never import anything that does I/O.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from onceflow_consensus.raft.messages import (
     APPEND_THREAD,
@@ -24,16 +25,14 @@ if TYPE_CHECKING:
     from onceflow_consensus.raft.state import RaftState
 
 
-@dataclass(frozen=True, slots=True)
-class SoftState:
+class SoftState(msgspec.Struct, frozen=True, gc=False):
     """Role and believed leader: for information, never stored."""
 
     raft_leader: PeerId
     role: Role
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(msgspec.Struct, frozen=True, gc=False):
     """Work for the driver. Fields are empty or None where there is none.
 
     messages: may be sent at once, also before anything is durable.

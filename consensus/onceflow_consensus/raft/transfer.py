@@ -7,8 +7,9 @@ Must never import anything that does I/O.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from onceflow_consensus.raft.messages import NO_PEER, Message
 from onceflow_consensus.raft.replication import send_timeout_now

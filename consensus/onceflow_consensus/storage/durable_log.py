@@ -11,8 +11,10 @@ the log. After a crash in between, either the old log or the snapshot is complet
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from onceflow_consensus.errors import StorageCorrupt
 from onceflow_consensus.limits import SEGMENT_BYTES
@@ -39,8 +41,7 @@ if TYPE_CHECKING:
 _UNBOUNDED = 2**63
 
 
-@dataclass(frozen=True, slots=True)
-class WriteRequest:
+class WriteRequest(msgspec.Struct, frozen=True, gc=False):
     """What is to become durable, together.
 
     entries, hard_state, raft_snapshot: of a ``Ready`` or a storage message. own_snapshot: of this

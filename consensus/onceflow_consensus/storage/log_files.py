@@ -158,8 +158,7 @@ class LogFiles:
             next_number = self._header.number + 1
             self._begin_segment(SegmentHeader(next_number, self._sequence, self._header.salt))
         self._write_batch(payload)
-        for record in records:
-            self._note(self._name, record)
+        self._note(records)
 
     def _write_batch(self, payload: bytes) -> None:
         batch = encode_batch(self._header.salt, self._sequence, payload)
@@ -168,16 +167,22 @@ class LogFiles:
         self._offset += len(batch)
         self._sequence += 1
 
-    def _note(self, name: str, record: Record) -> None:
-        if isinstance(record, Entry):
-            self._last_indices[name] = max(self._last_indices[name], record.index)
-            self._floor = Base(record.index, record.term)
-        elif isinstance(record, HardState):
-            self._hard_state = record
-        elif isinstance(record, Base):
-            self._base = record
-            if record.kind is BaseKind.RESET:
-                self._floor = record
+    def _note(self, records: Sequence[Record]) -> None:
+        highest_index = self._last_indices[self._name]
+        floor: Entry | Base | None = None
+        for record in records:
+            if isinstance(record, Entry):
+                highest_index = max(highest_index, record.index)
+                floor = record
+            elif isinstance(record, HardState):
+                self._hard_state = record
+            elif isinstance(record, Base):
+                self._base = record
+                if record.kind is BaseKind.RESET:
+                    floor = record
+        self._last_indices[self._name] = highest_index
+        if floor is not None:
+            self._floor = Base(floor.index, floor.term)
 
     def _continue(self, segment: ReadSegment) -> None:
         self._header = segment.header

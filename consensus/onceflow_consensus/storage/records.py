@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, cast
+
+import msgspec
 
 from onceflow_consensus.limits import MAX_RECORD_BYTES
 from onceflow_consensus.quorum.joint import JointVoters
@@ -64,8 +65,7 @@ class BaseKind(Enum):
     FLOOR = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(msgspec.Struct, frozen=True, gc=False):
     """The position below the first entry that is kept."""
 
     index: int
@@ -73,8 +73,7 @@ class Base:
     kind: BaseKind = BaseKind.DROPPED
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(msgspec.Struct, frozen=True, gc=False):
     """The log was closed in order: everything before it was acknowledged."""
 
 

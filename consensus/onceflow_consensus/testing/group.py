@@ -8,8 +8,10 @@ machine appends the data of every entry to a string; its every state is kept as 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from onceflow_consensus.errors import (
     MessageRefused,

@@ -16,6 +16,8 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from onceflow_consensus.quorum.joint import JointVoters
 from onceflow_consensus.raft.confchange import ConfChange, Transition
 from onceflow_consensus.raft.configuration import Configuration
@@ -182,7 +184,7 @@ def _add_nodes(group: Group, directive: Directive) -> str:
     if begun_with != RaftSnapshot():
         if begun_with.index <= 1:
             return "index must be specified as > 1 due to bootstrap"
-        begun_with = replace(begun_with, term=1)
+        begun_with = structs.replace(begun_with, term=1)
     options = _options(directive, single)
     for _ in range(count):
         group.add_member(replace(options, peer_id=len(group.members) + 1), begun_with)

@@ -45,16 +45,17 @@ def test_the_engine_imports_nothing_that_does_io_and_no_tests(room):
         assert not any("onceflow_consensus.testing" in name for name in imported(path)), path
 
 
-def test_the_engine_loads_without_any_other_package():
+def test_the_engine_loads_with_one_other_package_for_its_values():
     script = (
         "import sys; before = set(sys.modules); import onceflow_consensus.raft.node; "
         "new = {name.partition('.')[0] for name in set(sys.modules) - before}; "
-        "print(sorted(new - set(sys.stdlib_module_names)))"
+        "print(*sorted(new - set(sys.stdlib_module_names)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
     )
-    assert done.stdout.strip() == "['onceflow_consensus']"
+    # msgspec takes what stands in for newer types of the standard library, where it is installed.
+    assert {*done.stdout.split()} - {"typing_extensions"} == {"msgspec", "onceflow_consensus"}
 
 
 def test_the_readme_shows_the_diagram_of_the_table():
