@@ -138,8 +138,10 @@ SLOW_WRITE_MS = 4.0
 """Average of the writes in the loop above which the disk is not waited for: the thread costs little
 beside syncs that take longer, and reads at this member would wait for each of them."""
 
-DISTRUST_MS = 1_000
-"""How long the writer's thread gets everything after writes in the loop were slow."""
+DISTRUST_MS = 150
+"""How long the writer's thread gets everything after writes in the loop were slow. On a busy
+machine a sync now and then takes tens of milliseconds, and the thread must not become the rule
+because of them. A disk that stays slow is found out again by its first write or two in the loop."""
 
 COMMIT_NOTICE_MS = 5
 """How long an append that only tells the commit index may wait for one with entries."""

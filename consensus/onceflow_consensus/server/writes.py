@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 _AVERAGED = 8
 """Writes that the average reaches back to, about."""
 
+_ON_TRIAL_S = 0.9 * SLOW_WRITE_MS / 1000
+"""Average that a distrusted disk begins with again: one or two slow writes more, and the thread has
+them for another while, whereas a few quick ones clear it."""
+
 
 @dataclass(slots=True)
 class _UnderWay:
@@ -115,7 +119,7 @@ class WriteQueue:
         taken_s = min(end_s - begin_s, 4 * SLOW_WRITE_MS / 1000)
         self._average_s += (taken_s - self._average_s) / _AVERAGED
         if self._average_s > SLOW_WRITE_MS / 1000:
-            self._average_s = 0.0
+            self._average_s = _ON_TRIAL_S
             self._distrust_until_s = end_s + DISTRUST_MS / 1000
         self.syncs_count += 1
         self._log.taken(request)
