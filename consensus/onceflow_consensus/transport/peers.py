@@ -68,6 +68,7 @@ class _Peer:
     link: FrameLink | None = None
     queued: list[PeerMessage] = field(default_factory=list["PeerMessage"])
     deferred: PeerMessage | None = None
+    deferred_s: float = 0.0
     was_told: bool = False
     refusal: str = ""
 
@@ -135,6 +136,7 @@ class PeerLinks:
         self._codec = codec
         self.tls = tls
         self._on_lost = on_lost
+        self._clock = asyncio.get_running_loop().time
         self._peers: dict[PeerId, _Peer] = {}
         self._connectors: dict[PeerId, asyncio.Task[None]] = {}
         self.dropped_count = 0
@@ -180,6 +182,8 @@ class PeerLinks:
             self.dropped_count += 1
         elif self._codec.may_wait(message):
             # Held back alone: behind it stands, at most, an append that says the same.
+            if peer.deferred is None:
+                peer.deferred_s = self._clock()
             peer.deferred = message
         else:
             peer.queued.append(message)
@@ -187,14 +191,15 @@ class PeerLinks:
                 peer.deferred = None
 
     @property
-    def has_deferred(self) -> bool:
-        """Whether ``release_deferred`` would queue anything."""
-        return any(peer.deferred is not None for peer in self._peers.values())
+    def oldest_deferred_s(self) -> float | None:
+        """Since when an append has waited for one with entries; None if none waits."""
+        waiting_s = [each.deferred_s for each in self._peers.values() if each.deferred is not None]
+        return min(waiting_s) if waiting_s else None
 
-    def release_deferred(self) -> None:
-        """Queue the appends that waited for one with entries, and found none."""
+    def release_deferred(self, until_s: float) -> None:
+        """Queue the appends that have waited since ``until_s`` or longer."""
         for peer in self._peers.values():
-            if peer.deferred is not None:
+            if peer.deferred is not None and peer.deferred_s <= until_s:
                 peer.queued.append(peer.deferred)
                 peer.deferred = None
 
