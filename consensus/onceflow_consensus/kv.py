@@ -191,14 +191,26 @@ class KeyValueMachine:
             except msgspec.DecodeError:
                 responses.append(encode(Refused("not a command of the key-value space")))
                 continue
-            responses.append(encode(self._apply(command)))
+            place = crc32(command.key) % _SHARDS
+            known = self._shards[place]
+            # What most commands are is written out: another value for a key that there is.
+            if (
+                type(command) is Put
+                and command.key in known
+                and not self._frozen[place]
+                and len(command.value) <= MAX_VALUE_BYTES
+            ):
+                self._writes = version = self._writes + 1
+                known[command.key] = (command.value, version)
+                responses.append(encode(Written(version)))
+            else:
+                responses.append(encode(self._apply(command, place)))
         return responses
 
-    def _apply(self, command: Command) -> Response:
+    def _apply(self, command: Command, place: int) -> Response:
         key = command.key
         if not 0 < len(key) <= MAX_KEY_BYTES:
             return Refused(f"a key has 1 to {MAX_KEY_BYTES} bytes")
-        place = crc32(key) % _SHARDS
         found = self._shards[place].get(key)
         if isinstance(command, Delete):
             return self._delete(place, key, found)
