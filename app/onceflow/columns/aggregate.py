@@ -3,7 +3,8 @@
 What it decides: the windows' rows. Theory of operation: ``update`` decodes a batch and checks it,
 so that each error has its record, but only collects the columns; they are folded when there are
 many, or at the seal, because the cost of folding is mostly per call. At the seal ``changed`` reads
-the rows of the touched windows, merges, and gives out what the epoch changed. Until ``committed``
+the rows of the touched windows, merges, and gives out what the epoch changed. Few records are
+folded without Arrow, with the same result (``fewrecords``). Until ``committed``
 the merged rows are nowhere but in what ``changed`` returned; ``abort`` drops everything.
 
 Rules of the file: sans-IO (the store is read through callbacks, nothing is written), no loop over
@@ -17,29 +18,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from onceflow.columns.arrow import ArrowTable, pa, pc
+from onceflow.columns.arrow import ArrowArray, ArrowTable, ArrowType, pa, pc
+from onceflow.columns.fewrecords import few_windows
 from onceflow.columns.grouping import SUM_WITHOUT_LOSS, Panes, grouped, regrouped
 from onceflow.columns.merging import (
-    Run,
-    WindowColumns,
+    Windows,
+    listed,
     merged_columns,
+    merged_lists,
     merged_rows,
     window_columns,
 )
 from onceflow.columns.reading import Chunk, RecordReader
-from onceflow.columns.rows import Kind, RowCodec, window_prefix
+from onceflow.columns.rows import ARROW_OF_KIND, Kind, RowCodec, window_prefix
 from onceflow.columns.spec import (
     AggregateSpec,
     ChangedWindows,
     OutputColumn,
+    Run,
     json_object,
     key_at_start,
 )
 from onceflow.columns.windowcache import WindowCache
 from onceflow.errors import invariant
-from onceflow.limits import CACHED_WINDOW_ROWS_MAX, UNFOLDED_RECORDS_MAX
+from onceflow.limits import CACHED_WINDOW_ROWS_MAX, FEW_RECORDS_MAX, UNFOLDED_RECORDS_MAX
 
 if TYPE_CHECKING:
     from onceflow.columns.batch import RecordBatch
@@ -133,6 +137,7 @@ class WindowedFold:
         self._output_values = output_values
         self._reader = RecordReader(spec)
         self._panes = Panes(spec.size_ms, spec.step_ms)
+        self._few_records_max = FEW_RECORDS_MAX * spec.step_ms // spec.size_ms
         self._codec = RowCodec(spec.numbers)
         self._cache = WindowCache(cached_rows_max)
         self._pending: dict[int, _Pending] = {}
@@ -195,14 +200,10 @@ class WindowedFold:
         pending = self._pending.pop(partition, None)
         if pending is None:
             return folded
-        self._fold(pending)
-        numbers = self._codec.numbers
-        added = [
-            window_columns(kind, self._panes.spread(groups, numbers), numbers)
-            for kind, groups in pending.groups.items()
-        ]
+        few = not pending.groups and pending.chunk_records <= self._few_records_max
+        merge = self._merged_few if few else self._merged_many
         sealed = self._sealed.setdefault(partition, [])
-        for windows in self._merged(partition, pending, added):
+        for windows in merge(partition, pending):
             rows = self._codec.pack(windows.kind, windows.counts, windows.numbers)
             outputs = self._outputs(windows)
             folded.store_keys.extend(windows.store_keys)
@@ -270,11 +271,11 @@ class WindowedFold:
         numbers = self._codec.numbers
         exact = pending.sum_bound >= INTEGER_SUM_SAFE
         for kind, chunks in pending.chunks.items():
-            timestamps_ms = pa.concat_arrays([chunk.timestamps_ms for chunk in chunks])
-            keys = pa.concat_arrays([chunk.keys for chunk in chunks])
+            timestamps_ms = _joined([chunk.timestamps_ms for chunk in chunks], pa.int64())
+            keys = _joined([chunk.keys for chunk in chunks], pa.binary())
             values = None
             if numbers:
-                values = pa.concat_arrays([chunk.values for chunk in chunks])
+                values = _joined([chunk.values for chunk in chunks], ARROW_OF_KIND[kind])
                 if exact and kind is Kind.INTEGER:
                     values = pc.cast(values, SUM_WITHOUT_LOSS)
             groups = grouped(self._panes.starts(timestamps_ms), keys, values, numbers)
@@ -285,15 +286,38 @@ class WindowedFold:
         pending.chunks.clear()
         pending.chunk_records = 0
 
-    def _merged(
-        self, partition: int, pending: _Pending, added: list[WindowColumns]
-    ) -> list[WindowColumns]:
-        """Merge what the epoch adds with the committed rows."""
+    def _merged_few(self, partition: int, pending: _Pending) -> list[Windows[list[Any]]]:
+        """Fold few records, and merge what they add with the committed rows."""
+        added = [
+            few_windows(kind, chunks, self._panes, self._codec.numbers)
+            for kind, chunks in pending.chunks.items()
+        ]
+        stored = [self._stored(partition, pending, windows) for windows in added]
+        if len(added) == 1:
+            merged = merged_lists(added[0], stored[0], self._codec)
+            if merged is not None:
+                return [merged]
+        return self._merged_rows(added, stored)
+
+    def _merged_many(self, partition: int, pending: _Pending) -> list[Windows[list[Any]]]:
+        """Fold the epoch's records, and merge what they add with the committed rows."""
+        self._fold(pending)
+        numbers = self._codec.numbers
+        added = [
+            window_columns(kind, self._panes.spread(groups, numbers), numbers)
+            for kind, groups in pending.groups.items()
+        ]
         stored = [self._stored(partition, pending, windows) for windows in added]
         if len(added) == 1 and pending.sum_bound < INTEGER_SUM_SAFE:
             merged = merged_columns(added[0], stored[0], self._codec)
             if merged is not None:
                 return [merged]
+        return self._merged_rows(list(map(listed, added)), stored)
+
+    def _merged_rows(
+        self, added: list[Windows[list[Any]]], stored: list[list[bytes | None]]
+    ) -> list[Windows[list[Any]]]:
+        """Merge windows one by one with the committed rows."""
         rows = {
             store_key: row
             for windows, answers in zip(added, stored, strict=True)
@@ -303,7 +327,7 @@ class WindowedFold:
         return merged_rows(added, rows, self._codec)
 
     def _stored(
-        self, partition: int, pending: _Pending, windows: WindowColumns
+        self, partition: int, pending: _Pending, windows: Windows[Any]
     ) -> list[bytes | None]:
         """Give the committed row of each window, from memory where it is known."""
         rows: list[bytes | None] = []
@@ -329,15 +353,23 @@ class WindowedFold:
                 rows[at] = row
         return rows
 
-    def _outputs(self, windows: WindowColumns) -> ChangedWindows:
+    def _outputs(self, windows: Windows[list[Any]]) -> ChangedWindows:
         """Give the windows as an output function sees them."""
         aggregates = {"count": windows.counts, **windows.numbers}
         if "mean" in self.spec.aggregates:
-            sums = pc.cast(windows.numbers["sum"], pa.float64(), safe=False)
-            aggregates["mean"] = pc.divide(sums, pc.cast(windows.counts, pa.float64()))
+            sums = windows.numbers["sum"]
+            aggregates["mean"] = [
+                float(total) / count for total, count in zip(sums, windows.counts, strict=True)
+            ]
         return ChangedWindows(
             windows.keys,
-            windows.starts_ms,
             windows.runs,
             {name: aggregates[name] for name in self.spec.aggregates},
         )
+
+
+def _joined(columns: list[list[Any] | ArrowArray], arrow_type: ArrowType) -> ArrowArray:
+    """Give one Arrow column of several columns."""
+    return pa.concat_arrays(
+        [pa.array(column, arrow_type) if isinstance(column, list) else column for column in columns]
+    )

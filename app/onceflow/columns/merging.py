@@ -1,17 +1,21 @@
 """Merges what an epoch adds to windows with the rows that the store holds.
 
-Two ways with the same result. ``merged_columns`` takes windows that are all of one kind, new and
-stored, and does everything in Arrow. ``merged_rows`` takes what is left, windows in which integers
-and floats meet and integers that could overflow, and loops over the windows (not the records).
+Three ways with the same result. Windows that are all of one kind, added and stored, are merged
+column by column: by ``merged_columns`` in Arrow, by ``merged_lists`` without it, because a column
+costs Arrow as much as some fifty numbers cost Python. ``merged_rows`` takes what is left, windows
+in which integers and floats meet and integers that could overflow, and loops over the windows (not
+the records).
 
 Must never import Faust, Kafka or RocksDB.
 """
 
 from __future__ import annotations
 
+import math
 import operator
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from onceflow.columns.arrow import ArrowArray, ArrowError, ArrowTable, pa, pc
 from onceflow.columns.rows import (
@@ -20,15 +24,17 @@ from onceflow.columns.rows import (
     RowCodec,
     bytes_of,
     column_of,
+    numbers_of,
     window_prefix,
 )
 from onceflow.errors import ProcessingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-Run: TypeAlias = tuple[int, int, int]
-"""Rows of one window: its start in ms, the first row, the row after the last."""
+    from onceflow.columns.spec import Run
+
+Column = TypeVar("Column")
 
 _MERGE_COLUMNS = {
     "sum": pc.add_checked,
@@ -45,67 +51,86 @@ _MERGE_NUMBERS: dict[str, Callable[[int | float, int | float], int | float]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class WindowColumns:
+class Windows(Generic[Column]):
     """Windows of one kind as columns, in runs of equal starts.
+
+    ``Windows[ArrowArray]`` has int64 and float64 columns (or decimals, where integers could
+    overflow), ``Windows[list[Any]]`` plain integers and floats.
 
     Attributes:
         kind: of all of them.
         runs: which rows belong to which window.
-        starts_ms: int64 column.
         keys: the groups' keys.
         store_keys: where their rows are stored.
-        counts: int64 column: records of the epoch, or of the whole window once merged.
+        counts: records of the epoch, or of the whole window once merged.
         numbers: a column per number of the row: of the epoch, or of the window once merged.
     """
 
     kind: Kind
     runs: list[Run]
-    starts_ms: ArrowArray
     keys: list[bytes]
     store_keys: list[bytes]
-    counts: ArrowArray
-    numbers: dict[str, ArrowArray]
+    counts: Column
+    numbers: dict[str, Column]
 
 
-def window_columns(kind: Kind, groups: ArrowTable, numbers: tuple[str, ...]) -> WindowColumns:
+def window_columns(kind: Kind, groups: ArrowTable, numbers: tuple[str, ...]) -> Windows[ArrowArray]:
     """Give the groups as columns, sorted by window."""
     extent = pc.min_max(groups["start"])
     if extent["min"] != extent["max"]:
         groups = groups.sort_by("start")
     groups = groups.combine_chunks()
     columns = {name: groups[name].chunk(0) for name in groups.column_names}
-    runs = _runs(columns["start"])
+    encoded = pc.run_end_encode(columns["start"])
+    starts_ms, ends = encoded.values.to_pylist(), encoded.run_ends.to_pylist()
+    runs = list(zip(starts_ms, [0, *ends], ends, strict=False))
     keys = bytes_of(columns["key"])
-    store_keys: list[bytes] = []
-    for start_ms, first, end in runs:
-        prefix = window_prefix(start_ms)
-        store_keys += [prefix + key for key in keys[first:end]]
-    return WindowColumns(
+    return Windows(
         kind=kind,
         runs=runs,
-        starts_ms=columns["start"],
         keys=keys,
-        store_keys=store_keys,
+        store_keys=store_keys_of(runs, keys),
         counts=columns["count"],
         numbers={name: columns[name] for name in numbers},
     )
 
 
-def _runs(starts_ms: ArrowArray) -> list[Run]:
-    """Give the runs of equal starts of a sorted column."""
-    encoded = pc.run_end_encode(starts_ms)
+def store_keys_of(runs: Sequence[Run], keys: Sequence[bytes]) -> list[bytes]:
+    """Give the store key of each window."""
+    store_keys: list[bytes] = []
+    for start_ms, first, end in runs:
+        prefix = window_prefix(start_ms)
+        store_keys += [prefix + key for key in keys[first:end]]
+    return store_keys
+
+
+def runs_of(starts_ms: Iterable[int]) -> list[Run]:
+    """Give the runs of equal starts, which are sorted."""
     runs: list[Run] = []
     first = 0
-    for start_ms, end in zip(encoded.values.to_pylist(), encoded.run_ends.to_pylist(), strict=True):
-        runs.append((start_ms, first, end))
-        first = end
+    for start_ms, count in Counter(starts_ms).items():
+        runs.append((start_ms, first, first + count))
+        first += count
     return runs
 
 
+def listed(windows: Windows[ArrowArray]) -> Windows[list[Any]]:
+    """Give the same windows with plain numbers, also of decimals."""
+    number_type = int if windows.kind is Kind.INTEGER else float
+    return _with_columns(
+        windows,
+        windows.counts.to_pylist(),
+        {
+            name: [number_type(number) for number in column.to_pylist()]
+            for name, column in windows.numbers.items()
+        },
+    )
+
+
 def merged_columns(
-    added: WindowColumns, stored: Sequence[bytes | None], codec: RowCodec
-) -> WindowColumns | None:
-    """Merge windows with their stored rows.
+    added: Windows[ArrowArray], stored: Sequence[bytes | None], codec: RowCodec
+) -> Windows[list[Any]] | None:
+    """Merge windows with their stored rows, in Arrow.
 
     Args:
         added: what the epoch adds; its numbers are of the type of its kind.
@@ -131,28 +156,42 @@ def merged_columns(
             numbers[name] = _MERGE_COLUMNS[name](held, column)
         except ArrowError as reason:
             raise _overflow() from reason
-    if added.kind is Kind.FLOAT and "sum" in numbers and not _all_finite(numbers["sum"]):
-        raise _overflow()
     counts = pc.add(pc.shift_right(head_column, 1), added.counts)
-    return WindowColumns(
-        kind=added.kind,
-        runs=added.runs,
-        starts_ms=added.starts_ms,
-        keys=added.keys,
-        store_keys=added.store_keys,
-        counts=counts,
-        numbers=numbers,
+    if (
+        added.kind is Kind.FLOAT
+        and "sum" in numbers
+        and not pc.all(pc.is_finite(numbers["sum"])).as_py()
+    ):
+        raise _overflow()
+    return _with_columns(
+        added, numbers_of(counts), {name: numbers_of(column) for name, column in numbers.items()}
     )
 
 
+def merged_lists(
+    added: Windows[list[Any]], stored: Sequence[bytes | None], codec: RowCodec
+) -> Windows[list[Any]] | None:
+    """Merge windows with their stored rows, without Arrow; otherwise as ``merged_columns``."""
+    heads, *words = codec.unpack_few(stored, added.kind)
+    kind = int(added.kind)
+    if any(head & 1 != kind for head in heads):
+        return None
+    numbers = {
+        name: list(map(_MERGE_NUMBERS[name], held, added.numbers[name]))
+        for name, held in zip(codec.numbers, words, strict=True)
+    }
+    counts = [(head >> 1) + count for head, count in zip(heads, added.counts, strict=True)]
+    _check_sums(added.kind, numbers)
+    return _with_columns(added, counts, numbers)
+
+
 def merged_rows(
-    parts: Sequence[WindowColumns], stored: Mapping[bytes, bytes], codec: RowCodec
-) -> list[WindowColumns]:
+    parts: Sequence[Windows[list[Any]]], stored: Mapping[bytes, bytes], codec: RowCodec
+) -> list[Windows[list[Any]]]:
     """Merge windows of any kinds, one by one.
 
     Args:
-        parts: what the epoch adds; a window may be in several of them, and integers may be
-            decimals.
+        parts: what the epoch adds; a window may be in several of them.
         stored: the row of each window that has one, by store key.
         codec: of the rows.
 
@@ -165,16 +204,14 @@ def merged_rows(
     """
     totals: dict[bytes, _Total] = {}
     for part in parts:
-        columns = [part.numbers[name].to_pylist() for name in codec.numbers]
-        starts_ms = part.starts_ms.to_pylist()
-        counts = part.counts.to_pylist()
-        number_type = int if part.kind is Kind.INTEGER else float
+        columns = [part.numbers[name] for name in codec.numbers]
+        starts_ms = [at for at, first, end in part.runs for _ in range(first, end)]
         for index, store_key in enumerate(part.store_keys):
             total = totals.get(store_key)
             if total is None:
                 total = _Total(starts_ms[index], part.keys[index], codec, stored.get(store_key))
                 totals[store_key] = total
-            total.add(part.kind, counts[index], [number_type(column[index]) for column in columns])
+            total.add(part.kind, part.counts[index], [column[index] for column in columns])
     ordered = sorted(totals.items(), key=lambda item: item[1].start_ms)
     return [
         _columns_of(kind, [item for item in ordered if item[1].kind is kind], codec)
@@ -207,34 +244,44 @@ class _Total:
         ]
 
 
-def _columns_of(kind: Kind, totals: list[tuple[bytes, _Total]], codec: RowCodec) -> WindowColumns:
+def _columns_of(
+    kind: Kind, totals: list[tuple[bytes, _Total]], codec: RowCodec
+) -> Windows[list[Any]]:
     """Give windows of one kind, sorted by start, as columns."""
     number_type = int if kind is Kind.INTEGER else float
-    try:
-        numbers = {
-            name: pa.array(
-                [number_type(total.numbers[position]) for _, total in totals], ARROW_OF_KIND[kind]
-            )
-            for position, name in enumerate(codec.numbers)
-        }
-    except (OverflowError, ArrowError) as reason:
-        raise _overflow() from reason
-    if kind is Kind.FLOAT and "sum" in numbers and not _all_finite(numbers["sum"]):
-        raise _overflow()
-    starts_ms = pa.array([total.start_ms for _, total in totals], pa.int64())
-    return WindowColumns(
+    numbers = {
+        name: [number_type(total.numbers[position]) for _, total in totals]
+        for position, name in enumerate(codec.numbers)
+    }
+    _check_sums(kind, numbers)
+    return Windows(
         kind=kind,
-        runs=_runs(starts_ms),
-        starts_ms=starts_ms,
+        runs=runs_of(total.start_ms for _, total in totals),
         keys=[total.key for _, total in totals],
         store_keys=[store_key for store_key, _ in totals],
-        counts=pa.array([total.count for _, total in totals], pa.int64()),
+        counts=[total.count for _, total in totals],
         numbers=numbers,
     )
 
 
-def _all_finite(column: ArrowArray) -> bool:
-    return pc.all(pc.is_finite(column)).as_py()
+def _with_columns(
+    windows: Windows[Any], counts: list[int], numbers: dict[str, list[Any]]
+) -> Windows[list[Any]]:
+    """Give the same windows with other columns."""
+    return Windows(windows.kind, windows.runs, windows.keys, windows.store_keys, counts, numbers)
+
+
+def _check_sums(kind: Kind, numbers: Mapping[str, list[Any]]) -> None:
+    """Refuse sums that do not fit; minimum and maximum are numbers that were read."""
+    sums = numbers.get("sum")
+    if sums is None:
+        return
+    if kind is Kind.FLOAT:
+        fits = all(map(math.isfinite, sums))
+    else:
+        fits = min(sums) >= -(1 << 63) and max(sums) < 1 << 63
+    if not fits:
+        raise _overflow()
 
 
 def _overflow() -> ProcessingError:

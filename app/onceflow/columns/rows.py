@@ -10,7 +10,7 @@ aggregates need them: int64 if the kind is ``INTEGER``, float64 if it is ``FLOAT
 record of a window is (store key, row) as they are.
 
 All functions here work on whole columns: ``array('q')`` strides and Arrow buffers, no loop over
-rows in Python but the ones that cut a buffer into ``bytes``.
+rows in Python but the ones that join or cut ``bytes``.
 
 Must never import Faust, Kafka or RocksDB.
 """
@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from onceflow.columns.arrow import ArrowArray, ArrowType, pa, pc
+from onceflow.columns.arrow import ArrowArray, ArrowType, pa
 from onceflow.errors import TaskCorrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 WORD_BYTES = 8
 START_BYTES = 8
@@ -95,9 +95,8 @@ def bytes_of(column: ArrowArray) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(ends)]
 
 
-def texts_of(column: ArrowArray) -> list[bytes]:
+def texts_of(numbers: Sequence[int | float]) -> list[bytes]:
     """Give finite 64-bit numbers as JSON texts; floats in the shortest form that reads back."""
-    numbers = numbers_of(column)
     return orjson.dumps(numbers)[1:-1].split(b",") if numbers else []
 
 
@@ -121,16 +120,19 @@ class RowCodec:
             for kind in Kind
         }
 
-    def pack(self, kind: Kind, counts: ArrowArray, numbers: dict[str, ArrowArray]) -> list[bytes]:
+    def pack(
+        self, kind: Kind, counts: list[int], numbers: Mapping[str, Sequence[int | float]]
+    ) -> list[bytes]:
         """Give the rows of these columns.
 
         Args:
             kind: of all the windows.
-            counts: int64 column.
+            counts: how many records each has.
             numbers: a column of 64-bit numbers per name that the codec holds.
         """
-        heads = numbers_of(pc.add(pc.multiply(counts, 2), int(kind)))
-        columns = [numbers_of(numbers[name]) for name in self.numbers]
+        mark = int(kind)
+        heads = [count * 2 + mark for count in counts]
+        columns = [numbers[name] for name in self.numbers]
         return list(map(self._structs[kind].pack, heads, *columns))
 
     def unpack(
@@ -144,6 +146,35 @@ class RowCodec:
         Raises:
             TaskCorrupted: a row has not the length of a row of these aggregates.
         """
+        words = array("q")
+        words.frombytes(self._packed(rows, kind))
+        if sys.byteorder == "big":
+            words.byteswap()
+        return words[0 :: self._words], {
+            name: words[position :: self._words] for position, name in enumerate(self.numbers, 1)
+        }
+
+    def unpack_few(self, rows: Sequence[bytes | None], kind: Kind) -> list[tuple[Any, ...]]:
+        """Give the same columns as plain numbers, the heads first; at least one row.
+
+        Raises:
+            TaskCorrupted: as by ``unpack``.
+        """
+        return list(zip(*self._structs[kind].iter_unpack(self._packed(rows, kind)), strict=True))
+
+    def unpack_row(self, row: bytes | None) -> tuple[Kind, int, list[int | float]]:
+        """Give kind, count and numbers of one row; an absent one is a window without records.
+
+        Raises:
+            TaskCorrupted: the row has not the length of a row of these aggregates.
+        """
+        packed = self._packed([row], Kind.INTEGER)
+        kind = Kind(packed[0] & 1)
+        head, *numbers = self._structs[kind].unpack(packed)
+        return kind, head >> 1, numbers
+
+    def _packed(self, rows: Sequence[bytes | None], kind: Kind) -> bytes:
+        """Join the rows; absent ones become windows of ``kind`` without records."""
         nothing = self._nothing[kind]
         packed = b"".join([nothing if row is None else row for row in rows])
         if len(packed) != len(rows) * self.row_bytes:
@@ -152,21 +183,4 @@ class RowCodec:
                 f"count, {', '.join(self.numbers)} need; the table was written by other "
                 "aggregates. Give the table a new name, or reset the application"
             )
-        words = array("q")
-        words.frombytes(packed)
-        if sys.byteorder == "big":
-            words.byteswap()
-        return words[0 :: self._words], {
-            name: words[position :: self._words] for position, name in enumerate(self.numbers, 1)
-        }
-
-    def unpack_row(self, row: bytes | None) -> tuple[Kind, int, list[int | float]]:
-        """Give kind, count and numbers of one row; an absent one is a window without records.
-
-        Raises:
-            TaskCorrupted: the row has not the length of a row of these aggregates.
-        """
-        heads, _ = self.unpack([row], Kind.INTEGER)
-        kind = Kind(heads[0] & 1)
-        _, *numbers = self._structs[kind].unpack(row or self._nothing[kind])
-        return kind, heads[0] >> 1, numbers
+        return packed

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import cached_property
+from itertools import chain, repeat
+from typing import Any, TypeAlias
 
 from onceflow.columns.arrow import ArrowArray, ArrowTable, pa
 from onceflow.columns.rows import texts_of
 from onceflow.errors import ConfigError
+
+Run: TypeAlias = tuple[int, int, int]
+"""Rows of one window: its start in ms, the first row, the row after the last."""
 
 RECORD_TIMESTAMP = "record"
 """``AggregateSpec.timestamp`` for the timestamp that Kafka delivers with the record."""
@@ -84,24 +89,33 @@ class AggregateSpec:
         return tuple(number for number in ("sum", "min", "max") if number in needed)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ChangedWindows:
-    """Windows that an epoch changed, as columns; what an output function is given.
+    """Windows that an epoch changed, at least one, as columns; what an output function is given.
 
     Attributes:
         keys: the group's key per window.
-        starts_ms: the window's start per window, in runs of equal starts.
-        runs: (start, first row, row after the last) of each run.
-        aggregates: an Arrow column (int64 or float64, no nulls) per aggregate of the spec.
+        runs: (start, first row, row after the last) of each run of windows with equal starts.
+        numbers: a list of integers, or of floats, per aggregate of the spec.
     """
 
     keys: list[bytes]
-    starts_ms: ArrowArray
-    runs: list[tuple[int, int, int]]
-    aggregates: dict[str, ArrowArray]
+    runs: list[Run]
+    numbers: dict[str, list[Any]]
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @cached_property
+    def starts_ms(self) -> ArrowArray:
+        """The window's start per window, an int64 column."""
+        starts = chain.from_iterable(repeat(at, end - first) for at, first, end in self.runs)
+        return pa.array(starts, pa.int64(), size=len(self))
+
+    @cached_property
+    def aggregates(self) -> dict[str, ArrowArray]:
+        """The numbers as Arrow columns: int64 or float64, no nulls."""
+        return {name: pa.array(numbers) for name, numbers in self.numbers.items()}
 
     def to_arrow(self) -> ArrowTable:
         """Give a ``pyarrow.Table`` with ``key``, ``start_ms`` and the aggregates."""
@@ -131,7 +145,7 @@ def json_object(windows: ChangedWindows) -> list[bytes]:
 
     Floats have the shortest digits that read back as the same number.
     """
-    members = [b'"%b":%%b' % _JSON_NAMES.get(name, name).encode() for name in windows.aggregates]
+    members = [b'"%b":%%b' % _JSON_NAMES.get(name, name).encode() for name in windows.numbers]
     template = b"{" + b",".join(members) + b"}"
-    texts = zip(*map(texts_of, windows.aggregates.values()), strict=True)
+    texts = zip(*map(texts_of, windows.numbers.values()), strict=True)
     return [template % window for window in texts]
