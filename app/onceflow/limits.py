@@ -336,3 +336,61 @@ PARTICIPANT_RETRY_S_MAX = 5.0
 PARTICIPANT_ROWS_BYTES_MAX = 256 * 1024 * 1024
 """Encoded rows of one epoch in one sink: four times the default ``commit_bytes``. They stay in
 memory until the epoch is prepared, and a server takes them in some seconds."""
+
+COORDINATOR_CHANGES_MAX = 256
+"""Changes of one command to the coordinator's record. Its response has one small number for each,
+and responses of commands are kept until their sender has seen them."""
+
+COORDINATOR_NAME_BYTES_MAX = 249
+"""Names in the record: topics have at most 249 bytes in Kafka, everything else is shorter."""
+
+COORDINATOR_TEXT_BYTES_MAX = 2_048
+"""Free texts in the record, such as what was found at a participant: an error message fits."""
+
+COORDINATOR_PARTICIPANTS_MAX = 32
+"""Participants of one epoch. Each costs a prepare per epoch; an application has a handful."""
+
+COORDINATOR_PARTITIONS_MAX = 20_000
+"""Partitions of one application in the record. A worker with more could not commit in a second."""
+
+COORDINATOR_APPS_MAX = 1_000
+"""Applications that one group keeps a record of."""
+
+COORDINATOR_OPEN_MAX = 10_000
+"""Transactions of one application that are not ended. Each incarnation has one or two; more are
+left only by thousands of workers that died and whose branches nobody could finish."""
+
+COORDINATOR_HEURISTICS_MAX = 10_000
+"""Transactions of one application with heuristic outcomes. They are kept for ever, and whoever has
+more of them has stopped looking."""
+
+COORDINATOR_NOTES_MAX = 64
+"""Heuristic outcomes of one transaction: two for each participant."""
+
+COORDINATOR_ENDED_KEPT = 1_000
+"""Ended transactions of one application that are kept to be looked at: a few minutes of them."""
+
+COORDINATOR_FORGOTTEN_KEPT = 10_000
+"""Incarnations of one application of which it is known how far their transactions were dropped. A
+message that is later than so many restarts is not expected."""
+
+COORDINATOR_WORKERS_MAX = 1_000
+"""Workers of one application that live at once, as far as their leases tell."""
+
+COORDINATOR_LEASE_MS_MIN = 1_000
+"""Shortest lease: a change of the group's leader takes half a second."""
+
+COORDINATOR_LEASE_MS_MAX = 3_600_000
+"""Longest lease: a worker that died is listed no longer than an hour."""
+
+COORDINATOR_SWEEP_MS = 1_000
+"""Log time between searches for leases that ran out."""
+
+COORDINATOR_ALARMS_KEPT = 1_000
+"""Contradicted decisions that are kept to be looked at; all are counted."""
+
+COORDINATOR_PAGE_ROWS_MAX = 1_000
+"""Rows of one answer. A query runs between commands and must not hold them up."""
+
+COORDINATOR_PAGE_BYTES_MAX = 256 * 1024
+"""Bytes of rows in one answer, exceeded by one row at most, for the same reason."""

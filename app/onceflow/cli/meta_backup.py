@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from onceflow.cli.meta_asking import REQUEST_ID, run
 from onceflow.cli.meta_options import told
+from onceflow.coordinator.group_machine import GroupMachine
 from onceflow.errors import ConfigError, DataAtRisk, Unreachable
 from onceflow_consensus.errors import ConsensusError
-from onceflow_consensus.kv import Get, KeyValueMachine, encode_query
+from onceflow_consensus.kv import Get, encode_query
 from onceflow_consensus.server.recovery import MemberData, found_group
 from onceflow_consensus.server.state_files import StateFiles, open_state
 from onceflow_consensus.sessions import ReplicatedState
@@ -129,7 +130,7 @@ def restore_backup(options: ServerOptions, file: Path) -> int:
             f"{options.directory} is not empty. Nothing was done. Move it away: a restored member "
             "begins anew, and must not take up what another one had promised."
         )
-    state = ReplicatedState(KeyValueMachine())
+    state = ReplicatedState(GroupMachine())
     try:
         header, pieces = open_state(file)
         state.restore(pieces)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from onceflow.cli.meta_options import HTTP_OFF, told
+from onceflow.coordinator.group_machine import GroupMachine
 from onceflow.errors import ConfigError
-from onceflow_consensus.kv import KeyValueMachine
 from onceflow_consensus.replica import start_replica
 from onceflow_consensus.server import run_process, start_member
 
@@ -82,7 +82,7 @@ async def _run(options: ServerOptions, show: Show, start: Callable[..., Replica]
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, _end, ended)
     try:
-        member = await start_member(options, KeyValueMachine(), start)
+        member = await start_member(options, GroupMachine(), start)
     except OSError as error:
         raise ConfigError(
             f"{options.listen.peer} or {options.listen.client} cannot be listened on ({error}). "
