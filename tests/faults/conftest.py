@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.fault_run import FaultRun
+from harness.healing import heal
 from onceflow.errors import ConfigError
 from onceflow.localkafka import LocalKafka
 
@@ -37,19 +38,31 @@ def start(**options):
 
 
 @pytest.fixture(scope="session")
-def fault_kafka():
-    """One broker; tests may restart it, and leave it running."""
+def one_server():
+    """One broker for the session; ``fault_kafka`` is it in good health."""
     server = start()
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="session")
-def three_brokers():
-    """A cluster in which one broker may be missing."""
+def three_servers():
+    """Three brokers for the session; ``three_brokers`` is them in good health."""
     server = start(brokers=3, heap_mb=384)
     yield server
     server.stop()
+
+
+@pytest.fixture
+def fault_kafka(one_server):
+    """One broker; tests may end and restart it."""
+    return heal(one_server)
+
+
+@pytest.fixture
+def three_brokers(three_servers):
+    """A cluster in which one broker may be missing; tests may end and restart one."""
+    return heal(three_servers)
 
 
 def pytest_addoption(parser):

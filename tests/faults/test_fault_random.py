@@ -130,9 +130,12 @@ class Performer:
 
     def end_broker(self, _, step):
         broker = 1 + step.passing % len(self.kafka.brokers)
-        self.kafka.kill(broker) if step.times > 1 else self.kafka.stop_broker(broker)
-        self.run.wait_more(20, WAIT_S)
-        self.kafka.start_broker(broker)
+        try:
+            self.kafka.kill(broker) if step.times > 1 else self.kafka.stop_broker(broker)
+            self.run.wait_more(20, WAIT_S)
+        finally:
+            # Also when the run has failed: the cluster serves those that follow.
+            self.kafka.start_broker(broker)
 
 
 @pytest.fixture(scope="session")
