@@ -1,8 +1,8 @@
 """The life of a worker's commit epochs: one Kafka transaction after the other, never two at once.
 
 Decides when a transaction begins, what it commits, whether it is committed, aborted or resolved
-from markers, and when partitions may be claimed and handed over, without two-phase participants.
-Events in, effects out: no clock, thread or I/O may be imported here.
+from markers, when partitions may be claimed and handed over, and when two-phase participants
+prepare. Events in, effects out: no clock, thread or I/O may be imported here.
 
 Theory. An epoch is the work between two openings of the gate under one assignment. It ends either
 fully drained and committed, or aborted and replayed from the committed offsets, so nothing is ever
@@ -13,20 +13,26 @@ opens again. So no epoch spans a change of assignment (INV-EPOCH-4).
 
 A transaction with an unknown end or a spent producer goes through RESOLVING: the producer is
 replaced, which fences the old one, and the markers are read.
+
+An epoch with rows for participants is prepared between its seal and its decision. Its branch is
+finished beside later epochs, or rolled back by ``_settle``, where no transaction is in doubt.
 """
 
 from __future__ import annotations
 
-from enum import Enum, auto
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from onceflow.decisions import epoch_branches as branches
 from onceflow.decisions import epoch_effects as fx
 from onceflow.decisions import epoch_events as ev
+from onceflow.decisions.epoch_branches import BranchPhase, OwnBranch
+from onceflow.decisions.epoch_doubt import Doubt, Question
 from onceflow.decisions.epoch_positions import (
     Claimed,
     EpochKind,
     PendingTransaction,
     Verdict,
+    claims,
     drained_positions,
     judge,
     release,
@@ -41,11 +47,12 @@ from onceflow.decisions.epoch_states import (
     OVER,
     UNDECIDED,
     EpochState,
+    is_late,
 )
+from onceflow.decisions.epoch_waits import Waits
 from onceflow.decisions.epoch_wishes import Goodbye, Wishes
 from onceflow.errors import invariant
 from onceflow.ids import CommitEpoch, Incarnation, Partition, Stamp
-from onceflow.limits import REFUSED_BACKOFF_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,16 +60,6 @@ if TYPE_CHECKING:
     from onceflow.decisions.epoch_effects import EpochEffect
     from onceflow.decisions.epoch_events import EpochEvent
     from onceflow.ids import Offset
-
-
-class _Question(Enum):
-    """What the markers are read for in RESOLVING."""
-
-    NONE = auto()
-    VERIFY = auto()
-    """The outcome is known, the producer is spent."""
-    OUTCOME = auto()
-    """The pending transaction's outcome is unknown."""
 
 
 class CommitEpochs:
@@ -102,16 +99,14 @@ class CommitEpochs:
         """What was asked meanwhile; obeyed and cleared by ``_settle``."""
         self._rewind = False
         """An attempt was dropped: the consumer goes back before the gate opens."""
-        self._reopen_after_s = 0.0
-        """Wait before the next opening or takeover; set by failures, used up by ``_settle``."""
-        self._aborts_in_a_row = 0
-        """Without a commit in between; from the second on the worker waits before a replay."""
+        self._waits: Final = Waits()
+        """Before the next opening or takeover; set by failures, used up by ``_settle``."""
         self._stop_message: str | None = None
         """Why to leave once the abort is through (``on_error="stop"``)."""
-        self._question = _Question.NONE
-        """Advanced by outcomes; answered by ``MarkersRead``."""
-        self._asked: frozenset[Partition] | None = None
-        """Partitions whose markers are being read; None before the producer is replaced."""
+        self._doubt: Final = Doubt()
+        """What is unknown of the last transaction. Invariant: nothing while one is open."""
+        self.branch: Final = OwnBranch()
+        """What is left in participants. Invariant: GIVEN only with a transaction under way."""
 
     @property
     def committed_offsets(self) -> dict[Partition, Offset]:
@@ -139,10 +134,8 @@ class CommitEpochs:
         Raises:
             InvariantViolation: a bug of onceflow: stop the worker.
         """
-        if self._is_stale(event):
-            return []
         key = (self.state, type(event))
-        if key in IGNORED:
+        if is_late(event, self.stamp, self.commit_epoch) or key in IGNORED:
             return []
         handler = self.TRANSITIONS.get(key)
         invariant(
@@ -152,33 +145,6 @@ class CommitEpochs:
             event=event,
         )
         return [] if handler is None else handler(self, event)
-
-    def _is_stale(self, event: EpochEvent) -> bool:
-        """Whether an event reports about an older epoch, attempt or assignment."""
-        match event:
-            case ev.RecordFailed(stamp):
-                return stamp != self.stamp
-            case ev.TakenOver(assignment):
-                return assignment != self.stamp.assignment
-            case (
-                ev.Drained(commit_epoch)
-                | ev.DrainTimedOut(commit_epoch)
-                | ev.Sealed(commit_epoch)
-                | ev.SendFailed(commit_epoch)
-                | ev.OffsetsRefused(commit_epoch)
-                | ev.TransactionEnded(commit_epoch)
-                | ev.Applied(commit_epoch)
-                | ev.Aborted(commit_epoch)
-            ):
-                invariant(
-                    commit_epoch <= self.commit_epoch,
-                    "INV-EPOCH-6: nothing is reported of an epoch that was not begun",
-                    reported=commit_epoch,
-                    begun=self.commit_epoch,
-                )
-                return commit_epoch < self.commit_epoch
-            case _:
-                return False
 
     # What the group and the process say.
 
@@ -190,8 +156,7 @@ class CommitEpochs:
         self._wishes.revoked(event.partitions, self._on_the_way())
         return self._obey()
 
-    def _stop_requested(self, event: ev.StopRequested) -> list[EpochEffect]:
-        _ = event
+    def _stop_requested(self, _: ev.StopRequested) -> list[EpochEffect]:
         self._wishes.stopping = True
         return self._obey()
 
@@ -201,21 +166,18 @@ class CommitEpochs:
             return [*self._cancel_takeover(), *self._settle()]
         return self._drain() if self.state is EpochState.OPEN else []
 
-    def _revoke_over(self, event: ev.RevokeRequested) -> list[EpochEffect]:
-        _ = event
+    def _revoke_over(self, _: ev.RevokeRequested) -> list[EpochEffect]:
         return [fx.FinishRevoke()]
 
-    def _departure_timed_out_undecided(self, event: ev.RevokeTimedOut) -> list[EpochEffect]:
+    def _departure_timed_out_undecided(self, _: ev.RevokeTimedOut) -> list[EpochEffect]:
         """Drained too slowly: abort; the partitions are handed over unreleased."""
-        _ = event
         if self._wishes.leaving is None and not self._wishes.stopping:
             return []
         self._wishes.goodbye = Goodbye.GIVEN_UP
         return self._abort()
 
-    def _departure_timed_out(self, event: ev.RevokeTimedOut) -> list[EpochEffect]:
+    def _departure_timed_out(self, _: ev.RevokeTimedOut) -> list[EpochEffect]:
         """What is on the way cannot be called back; do not let the group wait for it."""
-        _ = event
         effects: list[EpochEffect] = []
         if self._wishes.leaving is not None:
             self._lose(self._wishes.leaving)
@@ -265,7 +227,7 @@ class CommitEpochs:
         if self._stop_message is not None:
             return self._fail(self._stop_message, exit_code=1)
         wishes = self._wishes
-        effects = self._forget(wishes.lost)
+        effects = [*self.branch.settle(), *self._forget(wishes.lost)]
         wishes.lost.clear()
         if wishes.unreleased(self._claimed):
             positions = release(self._claimed, wishes.departing(self._claimed.keys()))
@@ -275,23 +237,31 @@ class CommitEpochs:
             effects += [*self._forget(wishes.leaving), fx.FinishRevoke()]
             wishes.leaving = None
         if wishes.stopping:
-            effects += [*self._forget(set(self._claimed)), fx.Stop()]
-            self.state = EpochState.STOPPED
-            return effects
+            return [*effects, *self._forget(set(self._claimed)), *self._leave()]
+        if self.branch.is_refused:
+            return [*effects, *self._fail(branches.HANDED_OVER, exit_code=1)]
         wishes.goodbye = Goodbye.POSSIBLE
         return [*effects, *self._go_on()]
+
+    def _leave(self) -> list[EpochEffect]:
+        """Stop, but first let participants finish, within the bound of the stop."""
+        if self.branch.is_left and self._wishes.goodbye is Goodbye.POSSIBLE:
+            self.state = EpochState.FINISHING
+            return []
+        self.state = EpochState.STOPPED
+        return [fx.Stop()]
 
     def _forget(self, partitions: set[Partition] | frozenset[Partition]) -> list[EpochEffect]:
         gone = frozenset(partitions & self._claimed.keys())
         if not gone:
             return []
         for partition in gone:
-            del self._claimed[partition]
+            self.branch.handed_over(self._claimed.pop(partition).released)
         self.stamp = Stamp(self.stamp.assignment + 1, 0)
         return [fx.ForgetPartitions(gone, self.stamp)]
 
     def _go_on(self) -> list[EpochEffect]:
-        after_s, self._reopen_after_s = self._reopen_after_s, 0.0
+        after_s = self._waits.take()
         if self._wishes.membership is not None:
             self._membership, self._wishes.membership = self._wishes.membership, None
             self.stamp = Stamp(self.stamp.assignment + 1, 0)
@@ -314,9 +284,9 @@ class CommitEpochs:
     def _begin(self) -> list[EpochEffect]:
         """Begin a transaction, or use on a begun one in which nothing happened."""
         invariant(
-            self._question is _Question.NONE,
+            self._doubt.question is Question.NONE,
             "INV-EPOCH-7: after a spent producer the markers are read before the next begin",
-            question=self._question,
+            question=self._doubt.question,
         )
         self._begun_assignment = self.stamp.assignment
         if self._begun:
@@ -332,16 +302,12 @@ class CommitEpochs:
             joining=self._wishes.joining,
             starts=event.starts,
         )
-        claims = {
-            partition: Claimed(start.offset, start.attempts)
-            for partition, start in event.starts.items()
-        }
-        return [*self._begin(), *self._decide(EpochKind.CLAIM, {**self._claimed, **claims})]
+        positions = {**self._claimed, **claims(event.starts)}
+        return [*self._begin(), *self._decide(EpochKind.CLAIM, positions)]
 
     # The end of an epoch.
 
-    def _commit_due(self, event: ev.CommitDue) -> list[EpochEffect]:
-        _ = event
+    def _commit_due(self, _: ev.CommitDue) -> list[EpochEffect]:
         return self._drain()
 
     def _note_attempt(self, event: ev.NoteAttempt) -> list[EpochEffect]:
@@ -367,8 +333,20 @@ class CommitEpochs:
         self.state = EpochState.SEALING
         return [fx.Seal(self.commit_epoch)]
 
-    def _sealed(self, _: ev.Sealed) -> list[EpochEffect]:
-        invariant(self._pending is not None, "INV-EPOCH-1: only a drained epoch is sealed")
+    def _sealed(self, event: ev.Sealed) -> list[EpochEffect]:
+        if event.rows is ev.SinkRows.NONE:
+            return self._decide_records()
+        if self.branch.is_left:
+            self.state = EpochState.AWAITING_BRANCH
+            return [fx.AwaitBranches(self.commit_epoch, frozenset([self.branch.number]))]
+        self.state = EpochState.PREPARING
+        return self.branch.prepare(self.commit_epoch)
+
+    def _prepared(self, _: ev.Prepared) -> list[EpochEffect]:
+        return self._decide_records()
+
+    def _decide_records(self) -> list[EpochEffect]:
+        invariant(self._pending is not None, "INV-EPOCH-1: only a drained epoch is decided")
         if self._pending is None:
             return []
         positions = release(self._pending.positions, self._wishes.departing(self._claimed.keys()))
@@ -385,13 +363,9 @@ class CommitEpochs:
             present=self.stamp.assignment,
             lost=self._wishes.lost,
         )
-        invariant(
-            positions.keys() >= self._claimed.keys(),
-            "INV-EPOCH-5: every claimed partition is in every transaction",
-            claimed=set(self._claimed),
-            positions=positions,
-        )
-        self._pending = PendingTransaction(kind, self.commit_epoch, positions)
+        with_participants = self.branch.for_markers
+        self._pending = PendingTransaction(kind, self.commit_epoch, positions, with_participants)
+        self._pending.check_covers(self._claimed.keys())
         self.state = EpochState.CLAIMING if kind is EpochKind.CLAIM else EpochState.DECIDING
         return [
             fx.SendOffsets(self._membership, to_send(self._pending, self._own)),
@@ -402,12 +376,12 @@ class CommitEpochs:
         match event.outcome:
             case ev.Outcome.COMMITTED:
                 if event.spent:
-                    self._question = _Question.VERIFY
+                    self._doubt.question = Question.VERIFY
                 return self._committed()
             case ev.Outcome.NOT_COMMITTED:
                 return self._abort_unasked()
             case ev.Outcome.UNKNOWN:
-                self._question = _Question.OUTCOME
+                self._doubt.question = Question.OUTCOME
                 return self._resolve()
 
     def _committed(self) -> list[EpochEffect]:
@@ -420,11 +394,12 @@ class CommitEpochs:
         self._claimed = dict(pending.positions)
         self._committed_epoch = pending.commit_epoch
         self._begun = False
-        self._aborts_in_a_row = 0
+        self._waits.committed()
         if pending.kind is EpochKind.RECORDS:
             self.state = EpochState.APPLYING
             held = frozenset(self._claimed.keys() - self._wishes.lost)
-            return [fx.Apply(pending.commit_epoch, held)]
+            finish = self.branch.committed(pending.commit_epoch)
+            return [fx.Apply(pending.commit_epoch, held), *finish]
         effects: list[EpochEffect] = []
         if pending.kind is EpochKind.CLAIM:
             # Who was lost while the claim was on its way is forgotten at once, and joins again if
@@ -435,51 +410,82 @@ class CommitEpochs:
             effects += [fx.Rewind(starts)] if starts else []
         return [*effects, *self._after_outcome()]
 
-    def _applied(self, event: ev.Applied) -> list[EpochEffect]:
-        _ = event
+    def _applied(self, _: ev.Applied) -> list[EpochEffect]:
         return self._after_outcome()
 
     def _after_outcome(self) -> list[EpochEffect]:
-        return self._settle() if self._question is _Question.NONE else self._resolve()
+        return self._settle() if self._doubt.question is Question.NONE else self._resolve()
+
+    # Branches in participants.
+
+    def _prepare_failed(self, event: ev.PrepareFailed) -> list[EpochEffect]:
+        match event.kind:
+            case ev.PrepareFailure.SUPERSEDED:
+                return self._fail(branches.superseded(event.message), exit_code=1)
+            case ev.PrepareFailure.UNAVAILABLE:
+                return self._abort_and_wait()
+            case ev.PrepareFailure.ROWS:
+                return self._abort_unasked()
+
+    def _branches_timed_out(self, _: ev.BranchesTimedOut) -> list[EpochEffect]:
+        return self._abort_and_wait()
+
+    def _branch_finished(self, event: ev.BranchFinished) -> list[EpochEffect]:
+        self.branch.gone(event.commit_epoch, BranchPhase.FINISHING)
+        return self._after_branch()
+
+    def _branch_rolled_back(self, event: ev.BranchRolledBack) -> list[EpochEffect]:
+        self.branch.gone(event.commit_epoch, BranchPhase.ROLLING_BACK)
+        return self._after_branch()
+
+    def _after_branch(self) -> list[EpochEffect]:
+        """No branch is left: go on with what waited for that."""
+        if self.state is EpochState.AWAITING_BRANCH:
+            self.state = EpochState.PREPARING
+            return self.branch.prepare(self.commit_epoch)
+        return self._leave() if self.state is EpochState.FINISHING else []
+
+    def _branch_missing(self, event: ev.BranchMissing) -> list[EpochEffect]:
+        return self._fail(event.message, exit_code=4)
 
     # Aborting.
 
     def _record_failed(self, event: ev.RecordFailed) -> list[EpochEffect]:
-        self._reopen_after_s = event.reopen_after_s
+        self._waits.record_failed(event.reopen_after_s)
         self._stop_message = event.stop_message
         return self._abort()
 
-    def _drain_timed_out(self, event: ev.DrainTimedOut) -> list[EpochEffect]:
-        _ = event
+    def _drain_timed_out(self, _: ev.DrainTimedOut) -> list[EpochEffect]:
         return self._abort_unasked()
 
-    def _offsets_refused(self, event: ev.OffsetsRefused) -> list[EpochEffect]:
-        _ = event
-        self._reopen_after_s = REFUSED_BACKOFF_S
+    def _offsets_refused(self, _: ev.OffsetsRefused) -> list[EpochEffect]:
+        self._waits.offsets_refused()
         return self._abort()
 
     def _send_failed(self, event: ev.SendFailed) -> list[EpochEffect]:
         if event.kind is ev.SendFailure.ABORTABLE:
             return self._abort_unasked()
         effects = self._drop()
-        self._question = _Question.VERIFY
+        self._doubt.question = Question.VERIFY
         return [*effects, *self._resolve()]
 
-    def _send_failed_between(self, event: ev.SendFailed) -> list[EpochEffect]:
+    def _send_failed_between(self, _: ev.SendFailed) -> list[EpochEffect]:
         """No record is in the transaction, but its producer is of no use."""
-        _ = event
-        self._question = _Question.VERIFY
+        self._doubt.question = Question.VERIFY
         return [*self._cancel_takeover(), *self._resolve()]
 
-    def _send_failed_applying(self, event: ev.SendFailed) -> list[EpochEffect]:
-        _ = event
-        self._question = _Question.VERIFY
+    def _send_failed_applying(self, _: ev.SendFailed) -> list[EpochEffect]:
+        self._doubt.question = Question.VERIFY
         return []
 
     def _abort_unasked(self) -> list[EpochEffect]:
         """Abort for a reason that may come again at once."""
-        if self._aborts_in_a_row:
-            self._reopen_after_s = REFUSED_BACKOFF_S
+        self._waits.unasked()
+        return self._abort()
+
+    def _abort_and_wait(self) -> list[EpochEffect]:
+        """Abort because of participants; they are asked again after growing waits."""
+        self._waits.participant_refused()
         return self._abort()
 
     def _abort(self) -> list[EpochEffect]:
@@ -487,12 +493,13 @@ class CommitEpochs:
         self.state = EpochState.ABORTING
         return [*effects, fx.AbortTransaction(self.commit_epoch)]
 
-    def _drop(self) -> list[EpochEffect]:
+    def _drop(self, sends: fx.SendsFate = fx.SendsFate.REPEAT) -> list[EpochEffect]:
         """Give the attempt up, whatever becomes of its transaction on the producer."""
         kind = EpochKind.RECORDS if self._pending is None else self._pending.kind
         self._pending = None
+        self.branch.drop()
         self._noted.clear()
-        self._aborts_in_a_row += 1
+        self._waits.given_up()
         if kind is EpochKind.RELEASE:
             self._wishes.goodbye = Goodbye.GIVEN_UP
         if kind is not EpochKind.RECORDS:
@@ -500,12 +507,12 @@ class CommitEpochs:
         self._rewind = True
         self.stamp = Stamp(self.stamp.assignment, self.stamp.attempt + 1)
         close = [fx.CloseGate()] if self.state is EpochState.OPEN else []
-        return [*close, fx.DropAttempt(self.stamp)]
+        return [*close, fx.DropAttempt(self.stamp, sends)]
 
     def _aborted(self, event: ev.Aborted) -> list[EpochEffect]:
         self._begun = False
         if event.spent:
-            self._question = _Question.VERIFY
+            self._doubt.question = Question.VERIFY
         return self._after_outcome()
 
     # A spent producer, an unknown outcome.
@@ -515,48 +522,32 @@ class CommitEpochs:
         self.state = EpochState.RESOLVING
         return [fx.ReplaceProducer()]
 
-    def _producer_ready(self, event: ev.ProducerReady) -> list[EpochEffect]:
-        _ = event
-        asked = frozenset((self._claimed.keys() | self._on_the_way()) - self._wishes.lost)
+    def _producer_ready(self, _: ev.ProducerReady) -> list[EpochEffect]:
+        asked = (self._claimed.keys() | self._on_the_way()) - self._wishes.lost
         if not asked:
             return self._nobody_to_ask()
-        self._asked = asked
-        return [fx.ReadMarkers(asked)]
+        return [fx.ReadMarkers(self._doubt.ask(asked))]
 
     def _nobody_to_ask(self) -> list[EpochEffect]:
         """Nothing is ours any more: what markers say is their next owner's business."""
-        unknown = self._question is _Question.OUTCOME
-        self._question = _Question.NONE
+        unknown = self._doubt.settle() is Question.OUTCOME
+        if unknown and self.branch.phase is BranchPhase.GIVEN:
+            return self._fail(branches.UNKNOWN_TO_US, exit_code=1)
         fate = fx.SendsFate.UNKNOWN if unknown else fx.SendsFate.REPEAT
-        effects = self._drop() if self._pending is not None else []
-        dropped: list[EpochEffect] = [
-            fx.DropAttempt(effect.stamp, fate) if isinstance(effect, fx.DropAttempt) else effect
-            for effect in effects
-        ]
-        return [*dropped, *self._settle()]
+        effects = self._drop(fate) if self._pending is not None else []
+        return [*effects, *self._settle()]
 
     def _markers_read(self, event: ev.MarkersRead) -> list[EpochEffect]:
-        invariant(
-            self._asked == frozenset(event.markers),
-            "INV-EPOCH-7: markers are read after the fence, of the partitions asked for",
-            asked=self._asked,
-            read=set(event.markers),
-        )
-        self._asked = None
-        ours = {
-            partition: found
-            for partition, found in event.markers.items()
-            if partition not in self._wishes.lost
-        }
+        ours = self._doubt.answer(event.markers, self._wishes.lost)
         if not ours:
             return self._nobody_to_ask()
-        question, self._question = self._question, _Question.NONE
+        question = self._doubt.settle()
         proof = judge(ours, self._pending, self._claimed, (self._own, self._committed_epoch))
         match proof.verdict:
             case Verdict.COMMITTED:
                 return self._committed()
             case Verdict.NOT_COMMITTED:
-                effects = self._drop() if question is _Question.OUTCOME else []
+                effects = self._drop() if question is Question.OUTCOME else []
                 return [*effects, *self._settle()]
             case Verdict.FENCED | Verdict.FOREIGN_CHANGE:
                 return self._fail(proof.explain(), exit_code=4)
@@ -572,7 +563,7 @@ class CommitEpochs:
         (LIVE, ev.RevokeRequested, _revoke_requested),
         (OVER, ev.RevokeRequested, _revoke_over),
         (UNDECIDED, ev.RevokeTimedOut, _departure_timed_out_undecided),
-        (BUSY, ev.RevokeTimedOut, _departure_timed_out),
+        ((*BUSY, EpochState.FINISHING), ev.RevokeTimedOut, _departure_timed_out),
         (BETWEEN, ev.Lost, _lost_between),
         ((EpochState.OPEN, *UNDECIDED), ev.Lost, _lost_undecided),
         (BUSY, ev.Lost, _lost_busy),
@@ -585,6 +576,12 @@ class CommitEpochs:
         ((EpochState.DRAINING,), ev.DrainTimedOut, _drain_timed_out),
         ((EpochState.OPEN, *UNDECIDED), ev.RecordFailed, _record_failed),
         ((EpochState.SEALING,), ev.Sealed, _sealed),
+        ((EpochState.PREPARING,), ev.Prepared, _prepared),
+        ((EpochState.PREPARING,), ev.PrepareFailed, _prepare_failed),
+        ((EpochState.AWAITING_BRANCH,), ev.BranchesTimedOut, _branches_timed_out),
+        (LIVE, ev.BranchFinished, _branch_finished),
+        (LIVE, ev.BranchRolledBack, _branch_rolled_back),
+        (LIVE, ev.BranchMissing, _branch_missing),
         (BETWEEN, ev.SendFailed, _send_failed_between),
         ((EpochState.OPEN, *UNDECIDED, *ON_THE_WAY), ev.SendFailed, _send_failed),
         ((EpochState.APPLYING,), ev.SendFailed, _send_failed_applying),

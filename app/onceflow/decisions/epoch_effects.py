@@ -71,6 +71,54 @@ class Seal:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepare:
+    """Prepare the epoch's branch in *every* participant, side by side, if only its marker row.
+
+    Given only when no branch of an earlier epoch or attempt of ours is left. Reports ``Prepared``
+    once all are durable, else ``PrepareFailed``. An epoch that is aborted meanwhile needs no
+    report; its ``RollBackBranch`` comes when its transaction is surely over.
+    """
+
+    commit_epoch: CommitEpoch
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitBranches:
+    """The epoch cannot be prepared before these branches of ours are gone: begin the bound.
+
+    Reports ``BranchesTimedOut`` when ``AWAIT_BRANCHES_S_MAX`` passes, with an alarm; harmless when
+    the epoch went on.
+    """
+
+    commit_epoch: CommitEpoch
+    branches: frozenset[CommitEpoch]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishBranch:
+    """Kafka committed the epoch: commit its branch in every participant, retried for ever.
+
+    Runs beside later epochs. Reports ``BranchFinished``, or ``BranchMissing`` when a participant
+    neither lists the branch nor shows in its marker row that it was committed.
+    """
+
+    commit_epoch: CommitEpoch
+
+
+@dataclass(frozen=True, slots=True)
+class RollBackBranch:
+    """The epoch is surely not committed: roll its branch back in every participant, for ever.
+
+    Its PREPARE may have failed, or its outcome may be unknown, so that the branch may be missing or
+    still be on its way: afterwards list our own branches and roll back every one up to this number.
+    That is safe, because nothing of ours is prepared or being finished meanwhile. Reports
+    ``BranchRolledBack`` when none is listed.
+    """
+
+    commit_epoch: CommitEpoch
+
+
+@dataclass(frozen=True, slots=True)
 class Flush:
     """Wait until the broker has every record of the transaction.
 
@@ -204,6 +252,10 @@ EpochEffect = (
     | OpenGate
     | CloseGate
     | Seal
+    | Prepare
+    | AwaitBranches
+    | FinishBranch
+    | RollBackBranch
     | Flush
     | SendOffsets
     | CommitTransaction

@@ -37,6 +37,25 @@ class SendFailure(StrEnum):
     """The producer is of no use any more: fenced, or a fatal error of the client."""
 
 
+class SinkRows(StrEnum):
+    """Whether an epoch has rows for two-phase participants."""
+
+    NONE = "none"
+    SOME = "some"
+
+
+class PrepareFailure(StrEnum):
+    """Why an epoch could not be prepared; in each case its branch may exist somewhere."""
+
+    UNAVAILABLE = "unavailable"
+    """A participant does not answer, has no room, or its answer is unknown: abort, try again."""
+    ROWS = "rows"
+    """Rows were refused; ``failures.FailurePolicy`` was told which record is to blame."""
+    SUPERSEDED = "superseded"
+    """The marker row was raised: another worker took over from this incarnation, which can never
+    prepare again."""
+
+
 class Outcome(StrEnum):
     """What is known of a transaction after ``CommitTransaction``."""
 
@@ -194,6 +213,63 @@ class Sealed:
     """Overlay frozen, changelog and per-commit outputs handed to the producer."""
 
     commit_epoch: CommitEpoch
+    rows: SinkRows = SinkRows.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Every participant holds the epoch's branch, durably."""
+
+    commit_epoch: CommitEpoch
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareFailed:
+    """A participant did not prepare; others may have.
+
+    Args:
+        commit_epoch: the epoch that was to be prepared.
+        kind: what follows.
+        message: what the participant said, for the error that the worker leaves with.
+    """
+
+    commit_epoch: CommitEpoch
+    kind: PrepareFailure
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BranchesTimedOut:
+    """Earlier branches were not gone within the bound of ``AwaitBranches``."""
+
+    commit_epoch: CommitEpoch
+
+
+@dataclass(frozen=True, slots=True)
+class BranchFinished:
+    """Every participant shows the rows of a committed epoch."""
+
+    commit_epoch: CommitEpoch
+
+
+@dataclass(frozen=True, slots=True)
+class BranchRolledBack:
+    """No participant lists a branch of ours up to this number any more."""
+
+    commit_epoch: CommitEpoch
+
+
+@dataclass(frozen=True, slots=True)
+class BranchMissing:
+    """A participant lost the branch of a committed epoch, or somebody rolled it back.
+
+    Args:
+        commit_epoch: the epoch that Kafka committed.
+        message: which participant, what it means, what to do; the worker leaves with it.
+    """
+
+    commit_epoch: CommitEpoch
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +341,12 @@ EpochEvent = (
     | DrainTimedOut
     | RecordFailed
     | Sealed
+    | Prepared
+    | PrepareFailed
+    | BranchesTimedOut
+    | BranchFinished
+    | BranchRolledBack
+    | BranchMissing
     | SendFailed
     | OffsetsRefused
     | TransactionEnded

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from onceflow.decisions.epoch_effects import PositionToCommit
 from onceflow.decisions.marker import (
+    NO_COMMIT_EPOCH,
     CommittedOffset,
     Handover,
     Marker,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from collections.abc import Set as AbstractSet
 
+    from onceflow.decisions.epoch_events import Start
     from onceflow.ids import CommitEpoch, Incarnation, Offset, Partition
 
 
@@ -54,6 +56,26 @@ class PendingTransaction:
     commit_epoch: CommitEpoch
     positions: Mapping[Partition, Claimed]
     """Of every claimed partition, and of those being claimed. Invariant: never empty."""
+    with_participants: CommitEpoch = NO_COMMIT_EPOCH
+    """k of its markers: our last epoch with participants if this one is committed."""
+
+    def check_covers(self, claimed: AbstractSet[Partition]) -> None:
+        """Check that nothing is left out.
+
+        Raises:
+            InvariantViolation: INV-EPOCH-5, a claimed partition is missing.
+        """
+        invariant(
+            self.positions.keys() >= claimed,
+            "INV-EPOCH-5: every claimed partition is in every transaction",
+            claimed=claimed,
+            positions=self.positions,
+        )
+
+
+def claims(starts: Mapping[Partition, Start]) -> dict[Partition, Claimed]:
+    """Positions of partitions that are to be claimed."""
+    return {each: Claimed(start.offset, start.attempts) for each, start in starts.items()}
 
 
 def drained_positions(
@@ -116,7 +138,9 @@ def to_send(pending: PendingTransaction, own: Incarnation) -> dict[Partition, Po
     return {
         partition: PositionToCommit(
             at.offset,
-            Marker(own, pending.commit_epoch, released=at.released, attempts=at.attempts).encode(),
+            Marker(
+                own, pending.commit_epoch, pending.with_participants, at.released, at.attempts
+            ).encode(),
         )
         for partition, at in pending.positions.items()
     }
