@@ -51,7 +51,7 @@ left alone: Kubernetes injects ``ONCEFLOW_PORT`` and its like beside a service o
 _OTHER_VARIABLES = frozenset({"BROKER", "FILE"})
 """Variables with our prefix that are not settings: read by the local Kafka and by the loader."""
 
-_SECRET = re.compile(r"password|secret|\.pem$|^sasl\.oauthbearer\.config$|jaas|token")
+_SECRET = re.compile(r"password|secret|\.pem$|^sasl\.oauthbearer\.config$|jaas|token(?!_file$)")
 MASK = "********"
 
 
@@ -186,6 +186,19 @@ class Settings(BaseModel):
     run_records: Annotated[int, Field(ge=1)] = 2_000
     """Records of one partition that are handed on as one run, the unit of work of an agent."""
 
+    coordinator: str | None = None
+    """Client addresses of the replicated group that keeps the record of transactions, host:port
+    with commas between; one is enough if it answers. A worker of a supervisor is told by it."""
+
+    coordinator_cluster: Annotated[str, Field(min_length=1)] = "onceflow"
+    """Name of that group, which keeps clients of others out."""
+
+    coordinator_tls: str | None = None
+    """Folder with tls.crt, tls.key and ca.crt to speak TLS with that group."""
+
+    coordinator_token_file: str | None = None
+    """File with the token that is shown to that group."""
+
     log_format: LogFormat = LogFormat.AUTO
     """auto, json or console; auto is console on a terminal and JSON elsewhere."""
 
@@ -258,6 +271,13 @@ class Settings(BaseModel):
     def _check_http(cls, value: str) -> str:
         if value != "off":
             _parse_address(value)
+        return value
+
+    @field_validator("coordinator")
+    @classmethod
+    def _check_coordinator(cls, value: str | None) -> str | None:
+        for address in [] if value is None else value.split(","):
+            _parse_address(address.strip())
         return value
 
     @field_validator("crash_point")
@@ -417,7 +437,7 @@ def _flat(value: object, source: Source) -> dict[str, object]:
 def _parse_address(value: str) -> HttpAddress:
     host, colon, port = value.rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > _PORT_MAX:
-        raise ValueError("must be host:port with a port of at most 65535, or off")
+        raise ValueError("must be host:port with a port of at most 65535 (http also takes off)")
     return HttpAddress(host.strip("[]"), int(port))
 
 

@@ -65,6 +65,10 @@ def test_defaults_are_those_of_the_design():
         "in_flight_records": 200_000,
         "in_flight_bytes": 128 * 1024 * 1024,
         "run_records": 2_000,
+        "coordinator": None,
+        "coordinator_cluster": "onceflow",
+        "coordinator_tls": None,
+        "coordinator_token_file": None,
         "log_format": LogFormat.AUTO,
         "processes": 1,
         "crash_point": None,
@@ -245,6 +249,18 @@ def test_http_address_tells_explicit_from_default():
     assert settings.http_address == HttpAddress("::1", 0)
     assert settings.is_explicit("http")
     assert load({"http": "off"}).http_address is None
+
+
+def test_coordinator_is_a_list_of_addresses_which_are_checked():
+    given = {"coordinator": "10.0.0.1:7401, [::1]:7402", "coordinator_cluster": "blue"}
+    settings = load(given | {"coordinator_tls": "tls", "coordinator_token_file": "token"})
+    assert settings.coordinator == "10.0.0.1:7401, [::1]:7402"
+    assert (settings.coordinator_cluster, settings.coordinator_tls) == ("blue", "tls")
+    assert settings.coordinator_token_file == "token"
+    assert load().coordinator is None
+    for wrong in ("", "host", "host:1,", "host:99999"):
+        with pytest.raises(ConfigError, match="coordinator"):
+            load({"coordinator": wrong})
 
 
 def test_crash_point_counts_passings_from_one():
