@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from onceflow.columns.arrow import ArrowArray, ArrowTable, ArrowType, pa, pc
+from onceflow.columns.arrow import ArrowArray, ArrowTable, ArrowType, load_whole, pa, pc
 from onceflow.columns.fewrecords import few_windows
 from onceflow.columns.grouping import SUM_WITHOUT_LOSS, Panes, grouped, regrouped
 from onceflow.columns.merging import (
@@ -132,6 +132,7 @@ class WindowedFold:
         output_values: OutputColumn = json_object,
         cached_rows_max: int = CACHED_WINDOW_ROWS_MAX,
     ) -> None:
+        load_whole()
         self.spec = spec
         self._output_keys = output_keys
         self._output_values = output_values

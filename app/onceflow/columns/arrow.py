@@ -38,3 +38,11 @@ ArrowType: TypeAlias = Any
 
 ArrowError: type[Exception] = pa.ArrowException
 """Root of what pyarrow raises about data."""
+
+
+def load_whole() -> None:
+    """Let pyarrow load what it otherwise loads in the midst of records, for a second or more.
+
+    Its first array loads pandas, where that is installed, and its first group the readers of files.
+    """
+    pa.table({"key": pa.array([0])}).group_by("key").aggregate([])

@@ -1,6 +1,8 @@
 """WindowedFold: what an epoch changes, whose fault an error is, and what is remembered."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -317,3 +319,22 @@ def test_own_output_functions_get_typed_columns():
 def test_spec_that_cannot_be_computed_is_refused(wrong):
     with pytest.raises(ConfigError, match="'sales'"):
         spec_of(**wrong)
+
+
+def test_nothing_is_imported_after_an_aggregate_is_made():
+    """pyarrow imports pandas, where it is installed, for its first array: seconds of an epoch."""
+    program = """
+import sys
+from onceflow.columns.aggregate import AggregateSpec, WindowedFold
+from onceflow.columns.batch import RecordBatch
+fold = WindowedFold(AggregateSpec("sales", "k", "v", ("sum",), 10, 10, "ts"))
+before = set(sys.modules)
+values = [b'{"k":"a","v":1,"ts":0}'] * 1_000
+fold.update(0, RecordBatch("t", 0, values, values, range(1_000), values), lambda keys: [None])
+assert len(fold.changed(0)) == 1
+print(sorted(set(sys.modules) - before))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert ran.stdout.strip() == "[]", ran.stderr
