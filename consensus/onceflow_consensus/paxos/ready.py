@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from onceflow_consensus.paxos.messages import PaxosKind, PaxosMessage
-from onceflow_consensus.raft.messages import APPEND_THREAD, APPLY_THREAD
+from onceflow_consensus.raft.messages import APPEND_THREAD, APPLY_THREAD, EntryId
 
 if TYPE_CHECKING:
     from onceflow_consensus.paxos.state import PaxosState
@@ -53,17 +53,17 @@ def persisted_report(state: PaxosState, raft_snapshot: RaftSnapshot | None) -> P
 
     It names the last entry by ballot and index, so that it is ignored if that was replaced.
     """
-    has_entries = bool(state.log.unstable.entries)
-    if raft_snapshot is None and not has_entries:
+    held = state.log.unstable.entries
+    if raft_snapshot is None and not held:
         return None
-    last = state.log.last_id
+    last = held[-1] if held else EntryId()
     return PaxosMessage(
         PaxosKind.STORAGE_APPEND_RESP,
         APPEND_THREAD,
         state.peer_id,
         state.promised.number,
-        log_term=last.term if has_entries else 0,
-        index=last.index if has_entries else 0,
+        log_term=last.term,
+        index=last.index,
         raft_snapshot=raft_snapshot,
     )
 

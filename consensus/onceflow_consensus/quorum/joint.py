@@ -44,7 +44,8 @@ class JointVoters:
 
     def committed_index(self, acked: Mapping[PeerId, int]) -> int:
         """Return the largest index that each half has acknowledged by a majority."""
-        return min(committed_index(self.incoming, acked), committed_index(self.outgoing, acked))
+        index = committed_index(self.incoming, acked)
+        return min(index, committed_index(self.outgoing, acked)) if self.outgoing else index
 
     def vote_result(self, votes: Mapping[PeerId, bool]) -> VoteResult:
         """Return the outcome: won if both halves won, lost if either lost."""

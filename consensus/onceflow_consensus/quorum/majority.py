@@ -43,7 +43,7 @@ def committed_index(voters: AbstractSet[PeerId], acked: Mapping[PeerId, int]) ->
     """
     if not voters:
         return EVERY_INDEX
-    indices = sorted(acked.get(voter, 0) for voter in voters)
+    indices = sorted([acked.get(voter, 0) for voter in voters])
     return indices[len(indices) - majority_size(len(indices))]
 
 

@@ -62,11 +62,11 @@ class RaftLog:
 
     def term_at(self, index: LogIndex) -> Term | None:
         """Return the term at ``index``, None where it is compacted or not there yet."""
-        term = self.unstable.term_at(index)
-        if term is not None:
+        unstable = self.unstable
+        term = unstable.term_at(index)
+        # The stable part counts only below the tail, and not at all once a snapshot replaces it.
+        if term is not None or index >= unstable.offset or unstable.raft_snapshot is not None:
             return term
-        if not self.first_index - 1 <= index <= self.last_index:
-            return None
         return self.stable.term_at(index)
 
     def matches(self, entry_id: EntryId) -> bool:
@@ -75,6 +75,9 @@ class RaftLog:
 
     def entries_from(self, index: LogIndex, max_bytes: int) -> tuple[Entry, ...]:
         """Return the entries from ``index`` on, within ``max_bytes`` but at least one if any."""
+        unstable = self.unstable
+        if index >= unstable.offset:
+            return limit_bytes(tuple(unstable.entries[index - unstable.offset :]), max_bytes)
         if index > self.last_index:
             return ()
         return self.slice(index, self.last_index + 1, max_bytes)

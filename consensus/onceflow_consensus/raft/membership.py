@@ -20,6 +20,7 @@ from onceflow_consensus.raft.messages import (
     EntryKind,
     Message,
     MessageKind,
+    encoded_bytes,
 )
 from onceflow_consensus.raft.proposing import propose_as_leader, release_uncommitted
 from onceflow_consensus.raft.replication import advance_commit
@@ -94,8 +95,7 @@ def applied_to(state: RaftState, index: LogIndex, entry_bytes: int) -> None:
 def handle_applied(state: RaftState, message: Message) -> None:
     """Take the state machine's report on the entries that it applied."""
     if message.entries:
-        entry_bytes = sum(entry.encoded_bytes for entry in message.entries)
-        applied_to(state, message.entries[-1].index, entry_bytes)
+        applied_to(state, message.entries[-1].index, encoded_bytes(message.entries))
         release_uncommitted(state, message.entries)
 
 

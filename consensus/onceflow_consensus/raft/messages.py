@@ -54,7 +54,7 @@ class EntryKind(Enum):
 
 
 def _varint_bytes(number: int) -> int:
-    return max(1, -(-number.bit_length() // 7))
+    return ((number | 1).bit_length() + 6) // 7
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -81,12 +81,12 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 def encoded_bytes(entries: tuple[Entry, ...]) -> int:
     """Return the size of ``entries`` that byte limits count."""
-    return sum(entry.encoded_bytes for entry in entries)
+    return sum([entry.encoded_bytes for entry in entries])
 
 
 def payload_bytes(entries: tuple[Entry, ...]) -> int:
     """Return the size of the data alone: what proposers are held to account for."""
-    return sum(len(entry.data) for entry in entries)
+    return sum([len(entry.data) for entry in entries])
 
 
 def limit_bytes(entries: tuple[Entry, ...], max_bytes: int) -> tuple[Entry, ...]:

@@ -53,8 +53,10 @@ def append_entries(state: RaftState, entries: tuple[Entry, ...]) -> bool:
     next_index = state.log.last_index + 1
     last_index = state.log.append(
         tuple(
-            Entry(state.term, next_index + position, entry.kind, entry.data)
-            for position, entry in enumerate(entries)
+            [
+                Entry(state.term, index, entry.kind, entry.data)
+                for index, entry in enumerate(entries, next_index)
+            ]
         )
     )
     state.post(
@@ -82,8 +84,10 @@ def propose_as_leader(state: RaftState, message: Message) -> None:
     first_index = state.log.last_index + 1
     pending_before = state.pending_conf_index
     entries = tuple(
-        _checked_entry(state, entry, first_index + position)
-        for position, entry in enumerate(message.entries)
+        [
+            _checked_entry(state, entry, index)
+            for index, entry in enumerate(message.entries, first_index)
+        ]
     )
     if not append_entries(state, entries):
         state.pending_conf_index = pending_before

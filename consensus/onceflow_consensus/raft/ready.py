@@ -13,6 +13,7 @@ import msgspec
 from onceflow_consensus.raft.messages import (
     APPEND_THREAD,
     APPLY_THREAD,
+    EntryId,
     Message,
     MessageKind,
 )
@@ -67,17 +68,17 @@ def persisted_report(state: RaftState, raft_snapshot: RaftSnapshot | None) -> Me
 
     It names the last entry by term and index, so that it is ignored if that was replaced.
     """
-    unstable = state.log.unstable
-    if not unstable.entries and raft_snapshot is None:
+    held = state.log.unstable.entries
+    if not held and raft_snapshot is None:
         return None
-    last = state.log.last_id
+    last = held[-1] if held else EntryId()
     return Message(
         MessageKind.STORAGE_APPEND_RESP,
         state.peer_id,
         APPEND_THREAD,
         state.term,
-        log_term=last.term if unstable.entries else 0,
-        index=last.index if unstable.entries else 0,
+        log_term=last.term,
+        index=last.index,
         raft_snapshot=raft_snapshot,
     )
 

@@ -109,6 +109,10 @@ class HeldEntries:
 
         Entries up to the base are skipped: a snapshot has overtaken them.
         """
+        if entries and entries[0].index == self.last_index + 1:
+            # As nearly always: they follow what is held.
+            self._entries.extend(entries)
+            return
         kept = [entry for entry in entries if entry.index > self._base.index]
         if not kept:
             return

@@ -35,7 +35,7 @@ RAFT_BUGS: tuple[Mutation, ...] = (
         "joint-quorum-of-the-union",
         _RAFT,
         "quorum.joint:JointVoters.committed_index",
-        "return min(committed_index(self.incoming, acked), committed_index(self.outgoing, acked))",
+        "return min(index, committed_index(self.outgoing, acked)) if self.outgoing else index",
         "return committed_index(self.peer_ids, acked)",
     ),
     Mutation(
