@@ -333,6 +333,9 @@ PARTICIPANT_RETRY_S = 0.1
 PARTICIPANT_RETRY_S_MAX = 5.0
 """Longest of these waits: a database that is back should not wait longer for its branches."""
 
+PARTICIPANT_STOP_S = 5.0
+"""Waiting for a two-phase sink to close when a process ends; what it holds stays there anyway."""
+
 PARTICIPANT_ROWS_BYTES_MAX = 256 * 1024 * 1024
 """Encoded rows of one epoch in one sink: four times the default ``commit_bytes``. They stay in
 memory until the epoch is prepared, and a server takes them in some seconds."""

@@ -42,6 +42,12 @@ CALLS: dict[str, Callable[[WorkerMetrics], None]] = {
     "restore": lambda m: m.restore(TASK, "table", 10),
     "store": lambda m: m.store(TASK, {"table": StoreSizes(1, 2, 3, 4)}),
     "block_cache": lambda m: m.block_cache(10),
+    "in_doubt": lambda m: m.in_doubt(1, 0.1),
+    "branch_prepared": lambda m: m.branch_prepared("p", 0.1),
+    "branch_committed": lambda m: m.branch_committed("p", 0.1),
+    "branches_resolved": lambda m: m.branches_resolved("committed", 1),
+    "participant_failed": lambda m: m.participant_failed("p"),
+    "heuristic_outcome": lambda m: m.heuristic_outcome(),
 }
 """One call of each method that measures."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.fault_plan import OF_SINKS
 from onceflow.decisions.crash_points import CrashPoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(240)]
@@ -15,7 +16,9 @@ TAKING_OVER = {
     CrashPoint.AFTER_FENCE,
 }
 HANDING_OVER = {CrashPoint.BEFORE_RELEASE, CrashPoint.AFTER_RELEASE}
-OF_EACH_EPOCH = [point for point in CrashPoint if point not in TAKING_OVER | HANDING_OVER]
+OF_EACH_EPOCH = [
+    point for point in CrashPoint if point not in TAKING_OVER | HANDING_OVER | OF_SINKS
+]
 
 
 def cases(points, in_ci=()):
@@ -100,4 +103,4 @@ def test_a_worker_killed_while_stopping_loses_and_doubles_nothing(run_app, point
 
 
 def test_every_crash_point_has_a_case():
-    assert set(CrashPoint) == set(OF_EACH_EPOCH) | TAKING_OVER | HANDING_OVER
+    assert set(CrashPoint) == set(OF_EACH_EPOCH) | TAKING_OVER | HANDING_OVER | OF_SINKS

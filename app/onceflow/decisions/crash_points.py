@@ -13,13 +13,18 @@ from enum import StrEnum
 class CrashPoint(StrEnum):
     """A place in the life of an epoch where a crash must be harmless.
 
-    In the order in which an epoch passes them; the last two belong to taking over partitions.
+    In the order in which an epoch passes them; those of taking over partitions stand last.
     """
 
     BEFORE_PRODUCE = "before_produce"
     """The epoch's changelog and outputs are serialised, none of this seal is handed over."""
     AFTER_PRODUCE = "after_produce"
     """The producer's queue has them; the broker may have some."""
+    BEFORE_PREPARE = "before_prepare"
+    DURING_PREPARE = "during_prepare"
+    """One participant has prepared, others may have."""
+    AFTER_PREPARE = "after_prepare"
+    """Every participant has prepared; Kafka has not decided."""
     BEFORE_SEND_OFFSETS = "before_send_offsets"
     AFTER_SEND_OFFSETS = "after_send_offsets"
     """Offsets and markers are pending in the transaction; records are still on their way."""
@@ -31,6 +36,12 @@ class CrashPoint(StrEnum):
     """Kafka has decided; the local stores know nothing of it."""
     BEFORE_APPLY = "before_apply"
     AFTER_APPLY = "after_apply"
+    BEFORE_FINISH = "before_finish"
+    """Kafka has decided; no participant knows."""
+    DURING_FINISH = "during_finish"
+    """One participant has committed, others may have."""
+    AFTER_FINISH = "after_finish"
+    """Every participant has committed, and the worker does not know it yet."""
     BEFORE_CLAIM = "before_claim"
     """Partitions are taken over and restored; their markers still name the last owner."""
     AFTER_CLAIM = "after_claim"
@@ -41,3 +52,7 @@ class CrashPoint(StrEnum):
     """A store has replayed a part of its changelog."""
     AFTER_FENCE = "after_fence"
     """The last owner is fenced; its offsets are not read again yet."""
+    AFTER_LIST = "after_list"
+    """What the last owner left in participants is listed; nothing of it is finished."""
+    AFTER_RAISE = "after_raise"
+    """The last owner can prepare nothing more; what it prepared late is not looked for yet."""

@@ -8,7 +8,8 @@ the engine starts fresh actors on the same subscriptions.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
@@ -24,11 +25,11 @@ from onceflow.errors import ConfigError, OutsideRecord, ProcessingError
 from onceflow.observe.events import LogEvent
 from onceflow.observe.logs import get_logger
 from onceflow.settings import OnError
+from onceflow.sinks.participant import Participant
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from faust.types import ChannelT, StreamT
+    from mode.utils.types.trees import NodeT
 
     from onceflow.engine.sender import Sender
     from onceflow.engine.stream import Stream
@@ -43,6 +44,8 @@ _CANCELS = 5
 _CANCEL_S = 0.5
 """How often, and how far apart, actors of an aborted attempt are cancelled: a revoke has 5 s."""
 _current_agent = cast("Any", faust_agent)._current_agent  # noqa: SLF001 - faust.current_agent()
+_current_actor: ContextVar[ActorRef] = ContextVar("current_actor")
+"""The actor that the running task is, for the records that its yields are made of."""
 
 
 class Agent(faust.Agent):
@@ -50,6 +53,7 @@ class Agent(faust.Agent):
 
     Attributes:
         policy: the agent's own ``on_error`` policy, or None for the settings' one.
+        participants: two-phase sinks among the agent's sinks.
     """
 
     def __init__(self, fun: Any, *, error_policy: str | None = None, **options: Any) -> None:
@@ -67,8 +71,36 @@ class Agent(faust.Agent):
                     f"Use one of {', '.join(policies)}."
                 )
             self.policy = OnError(error_policy)
-        super().__init__(fun, **options)
+        self.participants: list[Participant] = []
+        sinks: list[Any] = list(options.pop("sink", None) or ())
+        super().__init__(fun, sink=[s for s in sinks if not isinstance(s, Participant)], **options)
+        for sink in sinks:
+            if isinstance(sink, Participant):
+                self.add_sink(sink)
         self._subscriptions: dict[str, Any] = {}
+
+    def add_sink(self, sink: Any) -> None:
+        """Add a sink: any that Faust takes, or a two-phase one before the worker starts."""
+        if not isinstance(sink, Participant):
+            super().add_sink(sink)
+        elif all(each is not sink for each in self.participants):
+            self.participants.append(sink)
+
+    async def _delegate_to_sinks(self, value: Any) -> None:
+        if self.participants:
+            stream = cast("Stream", _current_actor.get().stream.get_active_stream())
+            rows = runtime_of(self.app).participants.rows
+            for participant in self.participants:
+                rows.add(participant, value, stream)
+        await super()._delegate_to_sinks(value)
+
+    async def _prepare_actor(self, aref: ActorRef, beacon: NodeT) -> ActorRef:
+        if self.participants and isinstance(aref, Awaitable):
+            raise ConfigError(
+                f"Agent {self.name} has sinks, but yields nothing to them. Nothing was consumed. "
+                "Yield the rows, or take the sinks away."
+            )
+        return await super()._prepare_actor(aref, beacon)
 
     def stream(
         self, channel: ChannelT | None = None, active_partitions: Any = None, **options: Any
@@ -88,6 +120,7 @@ class Agent(faust.Agent):
             await super()._execute_actor(coro, aref)
             return
         _current_agent.set(self)
+        _current_actor.set(aref)
         try:
             await coro
         except asyncio.CancelledError as error:

@@ -19,6 +19,7 @@ from onceflow.decisions.commit_epoch import CommitEpochs, EpochState
 from onceflow.decisions.crash_points import CrashPoint
 from onceflow.engine.takeover import TakeoverDriver
 from onceflow.engine.transactions import Transactions
+from onceflow.engine.two_phase import TwoPhase
 from onceflow.engine.unassigned import UnassignedSends
 from onceflow.engine.work import EpochWork
 from onceflow.errors import (
@@ -57,6 +58,7 @@ class Epochs:
         offsets: per claimed partition the last drained position; for partitions without a reader
             it stays at the committed one.
         transactions: the jobs that decide the open transaction.
+        two_phase: what the epochs do in two-phase sinks.
         ready: set while the gate is open for the first time and after each takeover.
     """
 
@@ -65,6 +67,7 @@ class Epochs:
         self.work = EpochWork(runtime)
         self.machine = CommitEpochs(own)
         self.transactions = Transactions(runtime, self.post, self.work.committed)
+        self.two_phase = TwoPhase(runtime, self.post, self.transactions.phases)
         self.ready = asyncio.Event()
         self.stopped = asyncio.Event()
         self.opened_s = self.closed_s = time.monotonic()
@@ -91,7 +94,11 @@ class Epochs:
             fx.Flush: self.transactions.add_step,
             fx.SendOffsets: self.transactions.add_step,
             fx.CommitTransaction: self._commit_transaction,
-            fx.AbortTransaction: self._abort_transaction,
+            fx.AbortTransaction: self._beside(self.transactions.abort),
+            fx.Prepare: self._beside(self.two_phase.prepare),
+            fx.AwaitBranches: self._beside(self.two_phase.await_branches),
+            fx.FinishBranch: self._beside(self.two_phase.finish),
+            fx.RollBackBranch: self._beside(self.two_phase.roll_back),
             fx.Apply: self._apply,
             fx.DropAttempt: self._drop_attempt,
             fx.Rewind: self._rewind,
@@ -143,6 +150,14 @@ class Epochs:
     def wake(self) -> None:
         """Let a send be looked at that waits for a transaction."""
         self._wake.set()
+
+    def _beside(self, job: Callable[[Any], Coroutine[Any, Any, None]]) -> Callable[[Any], None]:
+        """Return what performs an effect beside the event loop."""
+
+        def perform(effect: Any) -> None:
+            self._spawn(job(effect))
+
+        return perform
 
     def _spawn(self, job: Any) -> asyncio.Task[Any]:
         """Run a reporting effect beside the event loop; an error in it ends the worker."""
@@ -344,14 +359,11 @@ class Epochs:
             return
         self.runtime.sender.close()
         self.runtime.crash(CrashPoint.AFTER_PRODUCE)
-        self.transactions.phases["prepare"] = time.monotonic() - started_s
-        self.post(ev.Sealed(effect.commit_epoch))
+        self.transactions.phases["seal"] = time.monotonic() - started_s
+        self.post(ev.Sealed(effect.commit_epoch, self.two_phase.rows))
 
     def _commit_transaction(self, effect: fx.CommitTransaction) -> None:
         self._spawn(self.transactions.finish(effect, self.machine.on_the_way))
-
-    def _abort_transaction(self, effect: fx.AbortTransaction) -> None:
-        self._spawn(self.transactions.abort(effect))
 
     def _replace_producer(self, _: fx.ReplaceProducer) -> None:
         self._spawn(self.transactions.replace())

@@ -30,6 +30,7 @@ from onceflow.errors import (
     OnceflowError,
     OutcomeUnknown,
     RecordError,
+    RowsRefused,
     SerializationError,
     StaleAttempt,
     TransactionAborted,
@@ -45,6 +46,7 @@ from onceflow.settings import OnError
 
 if TYPE_CHECKING:
     from onceflow.engine.records import Batch, RecordEvent
+    from onceflow.engine.rows import BufferedRows
     from onceflow.engine.runtime import Runtime
     from onceflow.engine.stream import Stream
     from onceflow.engine.topic import Topic
@@ -307,6 +309,34 @@ class Failures:
         self.seals_failed += 1
         if self.seals_failed > self.runtime.settings.retries_max:
             self.runtime.fail(error)
+
+    def rows_refused(self, rows: list[BufferedRows], error: RowsRefused) -> None:
+        """Deal with rows that a sink refused for their data, found when the epoch was prepared.
+
+        Where the sink does not tell which, the records of all rows are tried again in parts.
+
+        Args:
+            rows: all rows of the epoch for that sink.
+            error: with the index of the culprit, if it is known.
+        """
+        if error.culprit is not None:
+            culprit = rows[error.culprit]
+            self._judge(culprit.agent, culprit.batch, culprit.blamed, error, FailureKind.RAISED)
+            return
+        suspects: dict[Partition, list[BufferedRows]] = {}
+        for each in rows:
+            suspects.setdefault(each.batch.partition, []).append(each)
+        records = sum(each.records for each in {row.blamed for row in rows})
+        for found in suspects.values():
+            first, last = found[0], found[-1]
+            blamed = first.blamed
+            if records > 1:
+                # Never a single one as long as another may be to blame: it would be given up.
+                count = sum(each.records for each in {row.blamed for row in found})
+                end_offset = max(row.blamed.end_offset for row in found)
+                start = min(row.blamed.offset for row in found)
+                blamed = Blamed(blamed.partition, start, end_offset, max(2, count))
+            self._judge(last.agent, last.batch, blamed, error, FailureKind.RAISED)
 
     def watch(self) -> None:
         """Look for records that take longer than the bound; called about once a second."""

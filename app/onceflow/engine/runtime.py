@@ -22,6 +22,7 @@ from onceflow.engine.declaring import Declarations, TopicPlan
 from onceflow.engine.failures import Failures
 from onceflow.engine.gate import Cursor, Gate
 from onceflow.engine.inflow import Inflow
+from onceflow.engine.participants import Participants
 from onceflow.engine.pins import check_pins
 from onceflow.engine.replica import Replicas
 from onceflow.engine.replies import Replies
@@ -80,6 +81,7 @@ class Runtime:
         self.tasks = Tasks(self)
         self.replicas = Replicas(self)
         self.inflow = Inflow(self)
+        self.participants = Participants(self)
         self.metrics = WorkerMetrics()
         self.health = Health()
         self.partition_counts: dict[str, int] = {}
@@ -128,6 +130,7 @@ class Runtime:
         bind_process(worker_id=self.settings.worker_id or "-", incarnation=self.incarnation)
         self.metrics.build(version("onceflow"), librdkafka_version())
         await self.clients.start()
+        await self.participants.start()
         self._epochs = epochs(self, self.incarnation)
         self.sender.in_worker = True
         self.sender.arrived = self._epochs.wake
@@ -203,6 +206,7 @@ class Runtime:
             if poll.heartbeat_age_s < POLL_ALIVE_S:
                 self.health.beat(Heartbeat.POLL)
         self._trim()
+        self.epochs.two_phase.measure()
         metrics.tasks(self.health.tasks_by_state())
         self.tasks.measure(metrics)
 
@@ -226,6 +230,7 @@ class Runtime:
         await self.replies.stop()
         await self.replicas.stop()
         await self.tasks.close_all()
+        await self.participants.stop()
         await self.clients.stop()
         self.metrics.client_closed("consumer")
         if self._http is not None:

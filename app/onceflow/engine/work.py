@@ -56,17 +56,21 @@ class EpochWork:
         self.runtime.inflow.isolation.opened()
 
     def has_effects(self) -> bool:
-        """Return whether the epoch changed state or sent anything."""
-        return self.runtime.sender.has_effects() or any(
-            s.is_dirty() for s in self.runtime.sources()
+        """Return whether the epoch changed state, sent anything or has rows for sinks."""
+        runtime = self.runtime
+        return (
+            runtime.sender.has_effects()
+            or runtime.participants.rows.exist()
+            or any(s.is_dirty() for s in runtime.sources())
         )
 
     def held_bytes(self) -> int:
-        """Return how many bytes of sends and changed rows the open epoch holds, about."""
+        """Return how many bytes of sends, sink rows and changes the open epoch holds, about."""
         changed_bytes = sum(
             part.changed_bytes for table in self.runtime.tables() for part in table.parts.values()
         )
-        return self.runtime.sender.sent_bytes + changed_bytes
+        rows_bytes = self.runtime.participants.rows.size_bytes
+        return self.runtime.sender.sent_bytes + rows_bytes + changed_bytes
 
     def tells_windows(self) -> bool:
         """Return whether a seal may wait for the app's own callbacks."""
@@ -91,6 +95,7 @@ class EpochWork:
                 self.runtime.metrics.produced(topic, records)
         for source in self.runtime.sources():
             source.settle()
+        self.runtime.participants.rows.drop()
         self.runtime.sender.committed()
 
     def committed(self, outcome: TransactionOutcome, phases: Mapping[str, float]) -> None:
@@ -119,6 +124,7 @@ class EpochWork:
         self.sealed = None
         for source in self.runtime.sources():
             source.drop()
+        self.runtime.participants.rows.drop()
         self.runtime.sender.aborted()
         self.runtime.inflow.drop_all()
         for cursor in self.runtime.gate.cursors:

@@ -55,6 +55,13 @@ class DropReason(StrEnum):
     SKIPPED = "skipped"
 
 
+class BranchEnd(StrEnum):
+    """What a worker made of a branch that another incarnation left in a two-phase sink."""
+
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled_back"
+
+
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
     """One metric of the catalogue.
@@ -277,6 +284,50 @@ ROCKSDB_BLOCK_CACHE = MetricSpec(
     "Memory in the block cache that all stores of the process share.",
     unit=Unit.BYTES,
 )
+BRANCHES_IN_DOUBT = MetricSpec(
+    "onceflow_branches_in_doubt",
+    MetricKind.GAUGE,
+    "Commit epochs of this worker that are prepared in two-phase sinks, or may be, and not ended.",
+)
+BRANCH_OLDEST_AGE = MetricSpec(
+    "onceflow_branch_oldest_age_seconds",
+    MetricKind.GAUGE,
+    "Age of the oldest of them; above some seconds a sink does not answer.",
+    unit=Unit.SECONDS,
+)
+BRANCH_PREPARE_DURATION = MetricSpec(
+    "onceflow_branch_prepare_seconds",
+    MetricKind.HISTOGRAM,
+    "Time that a two-phase sink takes to write and prepare the rows of an epoch.",
+    ("participant",),
+    Unit.SECONDS,
+    EPOCH_BUCKETS_S,
+)
+BRANCH_COMMIT_DURATION = MetricSpec(
+    "onceflow_branch_commit_seconds",
+    MetricKind.HISTOGRAM,
+    "Time from the decision until a two-phase sink shows the rows, repetitions included.",
+    ("participant",),
+    Unit.SECONDS,
+    EPOCH_BUCKETS_S,
+)
+BRANCHES_RESOLVED = MetricSpec(
+    "onceflow_branches_resolved_total",
+    MetricKind.COUNTER,
+    "Branches that dead workers, or late PREPAREs, left in two-phase sinks, by what they came to.",
+    ("outcome",),
+)
+PARTICIPANT_FAILURES = MetricSpec(
+    "onceflow_participant_failures_total",
+    MetricKind.COUNTER,
+    "Calls that a two-phase sink did not answer, or not for sure; they are tried again.",
+    ("participant",),
+)
+HEURISTIC_OUTCOMES = MetricSpec(
+    "onceflow_heuristic_outcomes_total",
+    MetricKind.COUNTER,
+    "Branches found lost, or ended against what Kafka decided; the worker stops at each.",
+)
 
 CATALOGUE: tuple[MetricSpec, ...] = (
     BUILD_INFO,
@@ -310,5 +361,12 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     ROCKSDB_PENDING_COMPACTION,
     ROCKSDB_BACKGROUND_ERRORS,
     ROCKSDB_BLOCK_CACHE,
+    BRANCHES_IN_DOUBT,
+    BRANCH_OLDEST_AGE,
+    BRANCH_PREPARE_DURATION,
+    BRANCH_COMMIT_DURATION,
+    BRANCHES_RESOLVED,
+    PARTICIPANT_FAILURES,
+    HEURISTIC_OUTCOMES,
 )
 """Every metric with our prefix; what is not here cannot be measured."""

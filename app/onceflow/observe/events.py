@@ -52,6 +52,17 @@ class LogEvent(StrEnum):
     INCARNATION_FENCED = "incarnation_fenced"
     FENCED = "fenced"
 
+    PARTICIPANTS_OPENED = "participants_opened"
+    PARTICIPANT_UNAVAILABLE = "participant_unavailable"
+    PREPARE_FAILED = "prepare_failed"
+    BRANCH_IN_DOUBT = "branch_in_doubt"
+    BRANCHES_RESOLVED = "branches_resolved"
+    HEURISTIC_OUTCOME = "heuristic_outcome"
+
+    COORDINATOR_CONNECTED = "coordinator_connected"
+    COORDINATOR_UNREACHABLE = "coordinator_unreachable"
+    COORDINATOR_REFUSED = "coordinator_refused"
+
     RECORD_FAILED = "record_failed"
     RECORD_RETRIED = "record_retried"
     RECORD_DEAD_LETTERED = "record_dead_lettered"

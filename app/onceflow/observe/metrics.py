@@ -24,6 +24,7 @@ from onceflow.limits import GATE_WINDOW_S
 from onceflow.observe import catalogue
 from onceflow.observe.catalogue import (
     CATALOGUE,
+    BranchEnd,
     DropReason,
     MetricSpec,
     RebalanceKind,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CATALOGUE",
     "EXPOSITION_CONTENT_TYPE",
+    "BranchEnd",
     "DropReason",
     "MetricSpec",
     "RebalanceKind",
@@ -265,8 +267,8 @@ class _CommitFamilies(_RecordFamilies):
 
         Args:
             outcome: how it ended.
-            phases: seconds in each of its consecutive phases (``process``, ``prepare``,
-                ``offsets``, ``flush``, ``commit``); names must be constants.
+            phases: seconds in each of its consecutive phases (``process``, ``seal``,
+                ``prepare``, ``offsets``, ``flush``, ``commit``); names must be constants.
             closed_s: how long the gate was closed for it.
         """
         self._opened_s = None
@@ -292,7 +294,49 @@ class _CommitFamilies(_RecordFamilies):
         return 0.0 if opened_s is None else self._clock() - opened_s
 
 
-class WorkerMetrics(_CommitFamilies):
+class _BranchFamilies(_CommitFamilies):
+    """Two-phase sinks and what is prepared in them."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock=clock)
+        families = self._families
+        self._in_doubt = families.gauges(catalogue.BRANCHES_IN_DOUBT).child()
+        self._oldest_branch = families.gauges(catalogue.BRANCH_OLDEST_AGE).child()
+        self._prepares = families.histograms(catalogue.BRANCH_PREPARE_DURATION)
+        self._finishes = families.histograms(catalogue.BRANCH_COMMIT_DURATION)
+        self._resolved = families.counters(catalogue.BRANCHES_RESOLVED)
+        self._participant_failures = families.counters(catalogue.PARTICIPANT_FAILURES)
+        self._heuristics = families.counters(catalogue.HEURISTIC_OUTCOMES).child()
+        for end in BranchEnd:
+            self._resolved.child(end.value)
+
+    def in_doubt(self, branches: int, oldest_age_s: float) -> None:
+        """Set how many epochs of ours are in doubt in two-phase sinks, and for how long."""
+        self._in_doubt.set(branches)
+        self._oldest_branch.set(oldest_age_s)
+
+    def branch_prepared(self, participant: str, duration_s: float) -> None:
+        """Note that a participant prepared an epoch of ours."""
+        self._prepares.child(participant).observe(duration_s)
+
+    def branch_committed(self, participant: str, duration_s: float) -> None:
+        """Note that a participant shows a branch, and how long after it was asked to."""
+        self._finishes.child(participant).observe(duration_s)
+
+    def branches_resolved(self, end: BranchEnd, branches: int) -> None:
+        """Count branches that were left behind and are finished."""
+        self._resolved.child(BranchEnd(end).value).inc(branches)
+
+    def participant_failed(self, participant: str) -> None:
+        """Count a call that a participant did not answer for sure."""
+        self._participant_failures.child(participant).inc()
+
+    def heuristic_outcome(self) -> None:
+        """Count a branch that ended against Kafka's decision, just before the worker stops."""
+        self._heuristics.inc()
+
+
+class WorkerMetrics(_BranchFamilies):
     """Everything a worker measures: worker, records, commits, and here tasks and their stores."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
