@@ -197,11 +197,13 @@ with window sizes stay far from the end of 64 bits."""
 
 UNFOLDED_RECORDS_MAX = 65_536
 """Records of one partition that a columnar aggregate collects before it folds them, some 32 bytes
-and a key each. Folding costs 0.2 ms per call, so less often is cheaper; this bounds the memory."""
+and a key each, or 150 if they come few at a time. Folding costs 0.4 ms per call, so less often is
+cheaper; this bounds the memory."""
 
 FEW_RECORDS_MAX = 400
 """Records of one partition and epoch that a columnar aggregate folds without Arrow, divided by the
-windows that each is in.
+number of windows that a record is in. Arrow costs 0.4 ms per fold and little per record. For 50
+records plain Python takes a fifth of it; at 400 records with keys of their own both cost the same.
 """
 
 CACHED_WINDOW_ROWS_MAX = 250_000

@@ -5,6 +5,7 @@ any of its batch is folded: no JSON, a field that is missing, null or of another
 number or a timestamp out of bounds.
 
 Columns of few records stay lists, which cost nothing to make; those of more become Arrow arrays.
+Lists of the batch itself are copied, because the batch is the agent's.
 
 Must never import Faust, Kafka or RocksDB.
 """
@@ -123,7 +124,7 @@ class RecordReader:
                 raise batch.blame(
                     batch.keys.index(None), "key", "there is none, and records are grouped by it"
                 )
-            return batch.keys if _are_few(batch.keys) else pa.array(batch.keys, pa.binary())
+            return batch.keys[:] if _are_few(batch.keys) else pa.array(batch.keys, pa.binary())
         keys = self._rows.column(documents, self._key)
         try:
             return _binary(keys)
@@ -133,7 +134,7 @@ class RecordReader:
     def _timestamps(self, batch: RecordBatch, documents: list[Any]) -> tuple[Column, int]:
         """Give the event time of each record, and the highest."""
         if self._timestamp is None:
-            what, timestamps = "timestamp", batch.timestamps
+            what, timestamps = "timestamp", batch.timestamps[:]
         else:
             what = f"field {self._timestamp!r}"
             timestamps = self._rows.column(documents, self._timestamp)

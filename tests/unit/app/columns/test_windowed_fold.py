@@ -188,6 +188,14 @@ def test_record_without_a_key_is_named_when_records_are_grouped_by_it():
         fold.update(0, batch_of([event("a", 0)] * 2, [b"", None]), Store().fetch)
 
 
+def test_batch_may_be_changed_after_its_update():
+    fold = WindowedFold(spec_of(("count",), key=None, value=None, timestamp="record"))
+    batch = batch_of([None], [b"a"], [5])
+    fold.update(0, batch, Store().fetch)
+    batch.keys[0], batch.timestamps[0] = b"b", 15
+    assert fold.changed(0).output_keys == [b"a@0"]
+
+
 def test_abort_leaves_no_trace_and_the_replay_counts_once():
     store, fold = Store(), WindowedFold(spec_of(("count", "sum")))
     store.epoch(fold, batch_of([event("a", 1)]))
