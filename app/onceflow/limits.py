@@ -403,3 +403,18 @@ COORDINATOR_PAGE_BYTES_MAX = 256 * 1024
 AWAIT_BRANCHES_S_MAX = 5.0
 """How long a sealed epoch waits for the branch of an earlier one; its transaction is open meanwhile
 and must be prepared and decided within 30 s. Past it the epoch is processed again."""
+
+FILES_MOVES_MAX = 100
+"""Times that a files sink looks again after a branch was moved under its eyes. It is moved twice in
+its life, so more means that the directory is changed by somebody else."""
+
+FILES_DIRECTORY_BYTES_MAX = 200
+"""Name of a directory made of a column's value. File systems take 255 bytes."""
+
+FILES_LOOK_S = 1.0
+"""How often a files sink looks whether rows are due to become a file: what a file is late at most,
+for one listing of a directory."""
+
+FILES_ADOPT_S = 10.0
+"""How long past their time another worker's rows, and a roll that it began, lie still before this
+worker takes them. Taking them from a living one is safe and only costs it the work of the roll."""

@@ -9,11 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onceflow.sinks.files import Files
     from onceflow.sinks.participant import Participant
 
-__all__ = ["Participant"]
+__all__ = ["Files", "Participant"]
 
 _HOMES = {
+    "Files": "onceflow.sinks.files",
     "Participant": "onceflow.sinks.participant",
 }
 

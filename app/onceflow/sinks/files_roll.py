@@ -1,0 +1,275 @@
+"""Rolls: waiting segments become files that readers see.
+
+::
+
+    waiting/<incarnation>.<commit epoch>    committed rows
+    rolling/<roll>/<segment>                rows that one roller has claimed
+    rolling/<roll>/<n>.<roll>.out           a file in the making
+    rolling/<roll>/manifest                 the files are whole, and these are their names
+
+No locks: claiming a segment is a ``rename``, so that each is in one roll only. Until the manifest
+is there nothing is visible, and a roll can be made again from its segments; from then on its files
+are moved to their places, each by one ``rename`` that nobody can repeat, the segments are removed,
+then the manifest. A roll that lies still, because its worker died, is taken by renaming its
+directory; what a stopped roller does later finds nothing under the old name.
+
+The names of files begin with the incarnation and commit epoch of their first rows.
+
+Must never import Faust or Kafka.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from onceflow.errors import DataAtRisk
+from onceflow.limits import FILES_ADOPT_S
+from onceflow.sinks.files_branches import branch_of_segment
+from onceflow.sinks.files_disk import (
+    make_directory,
+    remove,
+    replace_durably,
+    sync_directory,
+)
+from onceflow.sinks.files_format import suffix_of, writer_of
+from onceflow.sinks.files_segment import Footer, read_footer, read_sections
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from onceflow.ids import BranchId, Incarnation
+
+_MANIFEST: Final = "manifest"
+
+
+class _Made(msgspec.Struct, frozen=True, array_like=True):
+    """A file of a roll: its name in the roll, its directory and its name for readers."""
+
+    output: str
+    directory: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RollLimits:
+    """When rows become files: whichever is reached first."""
+
+    rows: int
+    """Of one directory."""
+    size_bytes: int
+    """Of one directory, before compression."""
+    interval_s: float
+    """Since the first row that waits."""
+
+
+class Roller:
+    """Makes files of committed segments.
+
+    Args:
+        directory: where readers look.
+        root: directory of the participant.
+        limits: when to roll.
+        token: of this process, used by no other.
+    """
+
+    def __init__(self, directory: Path, root: Path, limits: RollLimits, token: str) -> None:
+        self._directory = directory
+        self._waiting = root / "waiting"
+        self._rolling = root / "rolling"
+        self._limits = limits
+        self._token = token
+        self._rolls = 0
+        self._own: set[Incarnation] = set()
+        self._open: set[str] = set()
+        self._since_s: dict[str, float] = {}
+        self._footers: dict[str, Footer] = {}
+        self._lock = threading.Lock()
+
+    def make(self) -> None:
+        """Make the directory of rolls."""
+        make_directory(self._rolling)
+
+    def adopt(self, incarnation: Incarnation) -> None:
+        """Roll the rows of an incarnation from now on: our own, or one that ended."""
+        with self._lock:
+            self._own.add(incarnation)
+
+    def turn(self, now_s: float) -> None:
+        """Roll what is due.
+
+        Args:
+            now_s: a clock that never goes back.
+
+        Raises:
+            OSError: tried again at the next turn.
+            DataAtRisk: a segment is damaged.
+        """
+        with self._lock:
+            self._resume()
+            rolls = self._entries(self._rolling)
+            segments = self._entries(self._waiting)
+            self._remember(rolls | segments, now_s)
+            late_s = now_s - FILES_ADOPT_S
+            for name in sorted(rolls):
+                if self._since_s[name] <= late_s:
+                    self._take_over(name)
+            own = {name for name in segments if _branch(name).incarnation in self._own}
+            aged = {
+                name
+                for name in segments - own
+                if self._since_s[name] <= late_s - self._limits.interval_s
+            }
+            if self._is_due(own, now_s):
+                self._roll(own)
+            self._roll(aged)
+
+    def roll_own(self) -> None:
+        """Roll all rows of ours that wait, due or not."""
+        with self._lock:
+            self._resume()
+            names = self._entries(self._waiting)
+            self._roll({name for name in names if _branch(name).incarnation in self._own})
+
+    def _resume(self) -> None:
+        """Bring rolls to their end that an error interrupted."""
+        for name in sorted(self._open):
+            self._finish(self._rolling / name)
+
+    def _entries(self, directory: Path) -> set[str]:
+        entries = {entry.name for entry in directory.iterdir()}
+        if directory == self._waiting:
+            return {name for name in entries if branch_of_segment(name) is not None}
+        return entries
+
+    def _remember(self, names: set[str], now_s: float) -> None:
+        """Note when each name was seen first."""
+        self._since_s = {name: self._since_s.get(name, now_s) for name in names}
+        self._footers = {name: foot for name, foot in self._footers.items() if name in names}
+
+    def _is_due(self, names: set[str], now_s: float) -> bool:
+        rows: dict[str, int] = {}
+        size_bytes: dict[str, int] = {}
+        for name in names:
+            if now_s - self._since_s[name] >= self._limits.interval_s:
+                return True
+            if name not in self._footers:
+                self._footers[name] = read_footer(self._waiting / name)
+            for section in self._footers[name].sections:
+                at = section.directory
+                rows[at] = rows.get(at, 0) + section.rows
+                size_bytes[at] = size_bytes.get(at, 0) + section.size_bytes
+        return any(count >= self._limits.rows for count in rows.values()) or any(
+            size >= self._limits.size_bytes for size in size_bytes.values()
+        )
+
+    def _next_home(self) -> Path:
+        self._rolls += 1
+        home = self._rolling / f"{self._token}.{self._rolls}"
+        self._open.add(home.name)
+        return home
+
+    def _roll(self, names: Iterable[str]) -> None:
+        """Claim segments and make files of those that nobody else claimed."""
+        ordered = sorted(names, key=_branch)
+        if not ordered:
+            return
+        home = self._next_home()
+        home.mkdir()
+        sync_directory(self._rolling)
+        for name in ordered:
+            try:
+                (self._waiting / name).rename(home / name)
+            except FileNotFoundError:
+                continue  # another roller has it
+        self._finish(home)
+
+    def _take_over(self, name: str) -> None:
+        home = self._next_home()
+        try:
+            (self._rolling / name).rename(home)
+        except FileNotFoundError:
+            self._open.discard(home.name)
+            return  # finished, or taken by another one
+        sync_directory(self._rolling)
+        self._finish(home)
+
+    def _finish(self, home: Path) -> None:
+        """Bring a roll to its end from wherever it stands; nothing if it is no longer ours."""
+        try:
+            self._finish_ours(home)
+        except FileNotFoundError:
+            if home.exists():
+                raise
+        self._open.discard(home.name)
+
+    def _finish_ours(self, home: Path) -> None:
+        # No segment that is published from here may be found in ``waiting`` after a power failure.
+        sync_directory(home)
+        sync_directory(self._waiting)
+        manifest = home / _MANIFEST
+        names = sorted(
+            (each.name for each in home.iterdir() if branch_of_segment(each.name) is not None),
+            key=_branch,
+        )
+        if not manifest.exists():
+            replace_durably(manifest, msgspec.json.encode(self._build(home, names)))
+        for made in msgspec.json.decode(manifest.read_bytes(), type=list[_Made]):
+            self._publish(home, made)
+        for name in names:
+            remove(home / name)
+        sync_directory(home)
+        # The manifest goes after the segments: without it they would be made into files again.
+        for left in list(home.iterdir()):
+            if left != manifest:
+                remove(left)
+        manifest.unlink()
+        home.rmdir()
+        sync_directory(self._rolling)
+
+    def _build(self, home: Path, names: list[str]) -> list[_Made]:
+        """Make the files of a roll; they are whole and on the disk at return."""
+        segments: dict[tuple[str, str], list[str]] = {}
+        for name in names:
+            footer = read_footer(home / name)
+            for section in footer.sections:
+                segments.setdefault((section.directory, footer.kind), []).append(name)
+        made: list[_Made] = []
+        for number, ((directory, kind), members) in enumerate(segments.items()):
+            output = f"{number}.{home.name}.out"
+            first = _branch(members[0])
+            with (home / output).open("wb") as file:
+                writer_of(kind)(
+                    (
+                        packed
+                        for name in members
+                        for packed in read_sections(home / name, directory)
+                    ),
+                    file,
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            public = f"{first.incarnation}-{first.commit_epoch:012d}-{number}{suffix_of(kind)}"
+            made.append(_Made(output, directory, public))
+        return made
+
+    def _publish(self, home: Path, made: _Made) -> None:
+        target = self._directory / made.directory
+        output = home / made.output
+        if not output.exists():
+            return  # it was moved to its place before; readers may have taken it away since
+        make_directory(target)
+        output.rename(target / made.name)
+        sync_directory(target)
+
+
+def _branch(name: str) -> BranchId:
+    branch = branch_of_segment(name)
+    if branch is None:
+        raise DataAtRisk(f"{name!r} names no segment")
+    return branch
