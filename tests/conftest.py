@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["harness.kafka"]
+pytest_plugins = ["harness.kafka", "harness.postgres_server"]

@@ -317,9 +317,10 @@ PIECE_S_LONG = 1.0
 PIECE_S_SHORT = 0.1
 """A piece that took less may be larger."""
 
-GID_BYTES_MAX = 64
-"""Name of a branch in a two-phase sink: the shortest bound of all systems, MySQL's.
-Source: https://dev.mysql.com/doc/refman/8.4/en/xa-statements.html"""
+GID_BYTES_MAX = 63
+"""Name of a branch in a two-phase sink. MySQL takes 64 bytes, PostgreSQL 63 as a session's name.
+Sources: https://dev.mysql.com/doc/refman/8.4/en/xa-statements.html,
+https://www.postgresql.org/docs/current/runtime-config-logging.html#GUC-APPLICATION-NAME"""
 
 PREPARE_S_MAX = 8.0
 """Writing and preparing one branch. With the offsets and the decision it stays within the
@@ -418,3 +419,26 @@ for one listing of a directory."""
 FILES_ADOPT_S = 10.0
 """How long past their time another worker's rows, and a roll that it began, lie still before this
 worker takes them. Taking them from a living one is safe and only costs it the work of the roll."""
+
+PARTICIPANT_LOCK_S_MAX = 3.0
+"""Waiting for a lock that another transaction holds in a two-phase sink: an epoch of another worker
+is finished much sooner, and a lock that stays must not use up the time of preparing."""
+
+RAISE_LOCK_S = 0.25
+"""Waiting for a marker row that is to be raised, before the session that holds it is ended."""
+
+PARTICIPANT_AGAIN_S = 0.02
+"""First pause between attempts within one bounded call to a two-phase sink; doubled each time."""
+
+PARTICIPANT_AGAIN_S_MAX = 0.5
+"""Longest of these pauses: a restarting server is met soon after it answers."""
+
+CONNECT_S_MAX = 5
+"""Making a connection to a two-phase sink, for each of its hosts; whole seconds, as libpq takes."""
+
+SINK_OPEN_S_MAX = 20.0
+"""Checking a two-phase sink when a worker starts: a handful of small queries, and making tables."""
+
+ROW_SHAPES_MAX = 4_096
+"""Combinations of column names and value types that a sink remembers, about 1 kB each. A stream has
+a handful; past it they are worked out anew."""

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onceflow.sinks.files import Files
     from onceflow.sinks.participant import Participant
+    from onceflow.sinks.postgresql import PostgreSQL
+    from onceflow.sinks.rows import Delete
 
-__all__ = ["Files", "Participant"]
+__all__ = ["Delete", "Files", "Participant", "PostgreSQL"]
 
 _HOMES = {
+    "Delete": "onceflow.sinks.rows",
     "Files": "onceflow.sinks.files",
     "Participant": "onceflow.sinks.participant",
+    "PostgreSQL": "onceflow.sinks.postgresql",
 }
 
 
