@@ -1,10 +1,11 @@
-"""Taking over partitions: fence the last owners, decide where to start, restore, then claim.
+"""Taking over partitions: fence the last owners, clear participants, restore, then claim.
 
 Decides the order of the steps (ARCHITECTURE, section 4), and nothing else. Theory: offsets
 can be trusted only after everybody who might still commit them is fenced, so the first reading
 (unstable, it may show an old marker) only names whom to fence, and the second (stable) counts. If
 the second names somebody else who was not fenced, the round is repeated for that one. Who released
-a partition, or is ourselves, is not fenced.
+a partition, or is ourselves, is not fenced. Where the app has two-phase participants, what those
+owners left there is resolved next (``branches``), before the first record and before the claim.
 
 Must never import clocks, I/O or Faust: waiting and reading are effects.
 """
@@ -15,13 +16,25 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from onceflow.decisions.branch_steps import (
+    AllMarkersRead,
+    BranchEffect,
+    BranchEvent,
+    FenceIncarnations,
+    HeuristicFound,
+    IncarnationsFenced,
+    Participants,
+    Resolved,
+)
+from onceflow.decisions.branches import BranchResolution, ResolutionState
 from onceflow.decisions.epoch_events import Start
 from onceflow.decisions.marker import CommittedOffset, Handover, claim_attempts
+from onceflow.decisions.transitions import handler_of
 from onceflow.errors import invariant
 from onceflow.limits import PENDING_READS_MAX, PENDING_RETRY_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from onceflow.ids import Incarnation, Offset, Partition
 
@@ -46,11 +59,6 @@ class LastMarkersRead:
     """Result of ``ReadLastMarkers``, for every partition asked."""
 
     markers: Mapping[Partition, CommittedOffset]
-
-
-@dataclass(frozen=True, slots=True)
-class IncarnationsFenced:
-    """Result of ``FenceIncarnations``: their open transactions are ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +104,11 @@ TakeoverEvent = (
     Begin
     | Cancel
     | LastMarkersRead
-    | IncarnationsFenced
     | StableMarkersRead
     | StillPending
     | LogBoundsRead
     | Restored
+    | BranchEvent
 )
 
 
@@ -112,13 +120,6 @@ class ReadLastMarkers:
     """Read committed offsets and metadata, *not* stable: pending ones must not hold it up."""
 
     partitions: frozenset[Partition]
-
-
-@dataclass(frozen=True, slots=True)
-class FenceIncarnations:
-    """``init_transactions`` with both transactional ids, ``<app>.<incarnation>.0`` and ``.1``."""
-
-    incarnations: frozenset[Incarnation]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ class TakeoverFailed:
 
 TakeoverEffect = (
     ReadLastMarkers
-    | FenceIncarnations
+    | BranchEffect
     | ReadStableMarkers
     | AlarmPending
     | ReadLogBounds
@@ -188,6 +189,8 @@ class TakeoverState(Enum):
     READING_LAST = auto()
     FENCING = auto()
     READING_STABLE = auto()
+    RESOLVING = auto()
+    """What earlier owners left in participants is being finished or rolled back."""
     READING_BOUNDS = auto()
     RESTORING = auto()
     DONE = auto()
@@ -207,6 +210,7 @@ class TakeoverOptions:
     own: Incarnation
     reset_policy: ResetPolicy
     pending_reads_max: int = PENDING_READS_MAX
+    participants: Participants = Participants.NONE
 
 
 class Takeover:
@@ -228,6 +232,9 @@ class Takeover:
         """Stable reads that found pending offsets, in a row; advanced by ``StillPending``."""
         self._committed: Mapping[Partition, CommittedOffset] = {}
         """The stable reading that is acted upon; set once, before READING_BOUNDS."""
+        self._branches: BranchResolution | None = None
+        """Of the stable reading that is acted upon; None without participants. Invariant
+        (INV-2PC-5): done before READING_BOUNDS."""
         self._starts: Mapping[Partition, Start] = {}
         """Decided once, before RESTORING. Invariant: never below what is committed."""
 
@@ -242,14 +249,9 @@ class Takeover:
             return []
         if self.state in (TakeoverState.CANCELLED, TakeoverState.FAILED):
             return []
-        handler = self.TRANSITIONS.get((self.state, type(event)))
-        invariant(
-            handler is not None,
-            "INV-TAKEOVER-2: only events that the state allows",
-            state=self.state,
-            event=event,
-        )
-        return [] if handler is None else handler(self, event)
+        if self.state is TakeoverState.RESOLVING and isinstance(event, BranchEvent):
+            return self._branches_told(event)
+        return handler_of(self.TRANSITIONS, self.state, event)(self, event)
 
     def _begin(self, event: Begin) -> list[TakeoverEffect]:
         _ = event
@@ -314,6 +316,43 @@ class Takeover:
             return self._fence(to_fence)
         self._pending_reads = 0
         self._committed = markers
+        if self._options.participants is Participants.NONE:
+            return self._read_bounds()
+        self.state = TakeoverState.RESOLVING
+        self._branches = BranchResolution(self._options.own, markers)
+        return self._resolve(self._branches, self._branches.begin())
+
+    def _branches_told(self, event: BranchEvent) -> list[TakeoverEffect]:
+        if isinstance(event, AllMarkersRead) and any(
+            event.markers[partition] != self._committed[partition] for partition in self._partitions
+        ):
+            # What the resolution is about is not what is committed any more: begin again.
+            return self._read_stable(after_s=0.0)
+        branches = self._branches
+        return [] if branches is None else self._resolve(branches, branches.handle(event))
+
+    def _resolve(
+        self,
+        branches: BranchResolution,
+        steps: Sequence[BranchEffect | Resolved | HeuristicFound],
+    ) -> list[TakeoverEffect]:
+        effects: list[TakeoverEffect] = []
+        for step in steps:
+            match step:
+                case Resolved():
+                    invariant(
+                        branches.state is ResolutionState.DONE,
+                        "INV-2PC-5: nothing is claimed over an unfinished branch",
+                        state=branches.state,
+                    )
+                    effects += self._read_bounds()
+                case HeuristicFound(message):
+                    effects += self._fail(message, exit_code=4)
+                case _:
+                    effects.append(step)
+        return effects
+
+    def _read_bounds(self) -> list[TakeoverEffect]:
         self.state = TakeoverState.READING_BOUNDS
         return [ReadLogBounds(self._partitions)]
 
@@ -368,8 +407,8 @@ class Takeover:
         (TakeoverState.READING_BOUNDS, LogBoundsRead): _log_bounds,
         (TakeoverState.RESTORING, Restored): _restored,
     }
-    """Every legal step. ``Cancel`` is legal in each state; CANCELLED and FAILED ignore the rest;
-    any other pair is a bug and refused."""
+    """Every legal step; in RESOLVING those of ``branches``. ``Cancel`` is legal in each state;
+    CANCELLED and FAILED ignore the rest; any other pair is a bug and refused."""
 
 
 def _names(partitions: frozenset[Partition]) -> str:
