@@ -442,3 +442,28 @@ SINK_OPEN_S_MAX = 20.0
 ROW_SHAPES_MAX = 4_096
 """Combinations of column names and value types that a sink remembers, about 1 kB each. A stream has
 a handful; past it they are worked out anew."""
+
+COORDINATOR_STOP_S = 2.0
+"""How long a worker that ends waits to tell the group the rest; its lease runs out anyway."""
+
+COORDINATOR_BACKLOG_MAX = 10_000
+"""Changes that wait to be told to the group: a quarter of an hour of two-phase epochs, some 5 MB.
+After that the least important ones are given up."""
+
+COORDINATOR_TOLD_MAX = 64
+"""Changes told to the group at once."""
+
+COORDINATOR_TRY_S = 5.0
+"""How long one try to tell the group may take; a change of its leader takes half a second."""
+
+COORDINATOR_PAUSE_S = 0.1
+"""Wait after the first try that failed; doubles with each further one."""
+
+COORDINATOR_PAUSE_S_MAX = 5.0
+"""Longest wait between tries: a group that is back is told soon."""
+
+COORDINATOR_OFFSETS_S = 1.0
+"""How often the group is told of offsets. They are for people, and only the last ones count."""
+
+COORDINATOR_LEASE_MS = 15_000
+"""How long a worker counts as alive after it said so; it does so three times as often."""

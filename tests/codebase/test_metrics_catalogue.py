@@ -47,6 +47,8 @@ CALLS: dict[str, Callable[[WorkerMetrics], None]] = {
     "branch_committed": lambda m: m.branch_committed("p", 0.1),
     "branches_resolved": lambda m: m.branches_resolved("committed", 1),
     "participant_failed": lambda m: m.participant_failed("p"),
+    "coordinator_told": lambda m: m.coordinator_told(3, is_connected=True),
+    "coordinator_lost": lambda m: m.coordinator_lost(),
     "heuristic_outcome": lambda m: m.heuristic_outcome(),
 }
 """One call of each method that measures."""

@@ -1,11 +1,10 @@
-"""Options of ``onceflow meta``: who a member is, how a group is reached, and what errors become.
+"""Options of ``onceflow meta``: who a member is, and how a group is reached.
 
 Imports of the replicated group stand in the functions, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,29 +12,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onceflow.errors import (
-    ConfigError,
-    DataAtRisk,
-    InvariantViolation,
-    OnceflowError,
-    StorageFailed,
+from onceflow.coordinator.reaching import (
+    DEFAULT_CLUSTER,
+    TLS_FILES,
+    read_token,
+    tls_files,
+    told,
 )
+from onceflow.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from onceflow_consensus.server.options import ServerOptions
     from onceflow_consensus.transport.addresses import Address, MemberAddresses
-    from onceflow_consensus.transport.tls import TlsFiles
 
 DEFAULT_MEMBER = "1=127.0.0.1:7400,127.0.0.1:7401"
 DEFAULT_ENDPOINT = "127.0.0.1:7401"
-DEFAULT_CLUSTER = "onceflow"
 
 HTTP_OFF = "off"
-
-TLS_FILES = ("tls.crt", "tls.key", "ca.crt")
-"""Names in a folder of TLS files, as Kubernetes and cert-manager give them."""
 
 
 class Output(StrEnum):
@@ -238,54 +231,3 @@ def parse_pair(text: str) -> MemberAddresses:
         )
     with told():
         return MemberAddresses(parse_address(peer.strip()), parse_address(client.strip()))
-
-
-def tls_files(folder: Path | None) -> TlsFiles | None:
-    """Return the TLS files of a folder, None for none; they are read where they are used."""
-    from onceflow_consensus.transport.tls import TlsFiles  # noqa: PLC0415 - quick --help
-
-    if folder is None:
-        return None
-    certificate, key, authority = (folder / name for name in TLS_FILES)
-    return TlsFiles(certificate, key, authority)
-
-
-def read_token(file: Path | None) -> str:
-    """Return the token in a file, empty for no file.
-
-    Raises:
-        ConfigError: it cannot be read, or is empty.
-    """
-    if file is None:
-        return ""
-    try:
-        token = file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"The token file {file} cannot be read ({error}). Nothing was done. Correct the path "
-            "of --token-file or the file's permissions."
-        ) from error
-    if not token:
-        raise ConfigError(f"The token file {file} is empty. Nothing was done. Write a token in it.")
-    return token
-
-
-@contextmanager
-def told() -> Generator[None]:
-    """Turn errors of the replicated group into those of the command line, by their exit code."""
-    from onceflow_consensus import errors  # noqa: PLC0415 - quick --help
-
-    try:
-        yield
-    except (errors.InvalidOptions, errors.ConfChangeRefused) as error:
-        raise ConfigError(str(error)) from error
-    except errors.StorageLocked as error:
-        raise ConfigError(str(error)) from error
-    except (errors.StorageCorrupt, errors.StorageUnknown, errors.SnapshotUnreadable) as error:
-        raise DataAtRisk(str(error)) from error
-    except errors.StorageFailed as error:
-        raise StorageFailed(str(error)) from error
-    except errors.ConsensusError as error:
-        raise OnceflowError(str(error)) from error
-    except errors.InvariantViolation as error:
-        raise InvariantViolation(str(error)) from error

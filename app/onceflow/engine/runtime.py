@@ -24,6 +24,7 @@ from onceflow.engine.gate import Cursor, Gate
 from onceflow.engine.inflow import Inflow
 from onceflow.engine.participants import Participants
 from onceflow.engine.pins import check_pins
+from onceflow.engine.recording import start_records
 from onceflow.engine.replica import Replicas
 from onceflow.engine.replies import Replies
 from onceflow.engine.sender import Sender
@@ -32,7 +33,7 @@ from onceflow.errors import InvariantViolation, OnceflowError
 from onceflow.http.server import AddressOrigin, HttpAddress, HttpServer
 from onceflow.ids import Incarnation, Stamp
 from onceflow.kafka.configuration import librdkafka_version
-from onceflow.limits import POLL_ALIVE_S, TRIM_INTERVAL_S
+from onceflow.limits import COORDINATOR_STOP_S, POLL_ALIVE_S, TRIM_INTERVAL_S
 from onceflow.observe.events import LogEvent
 from onceflow.observe.health import Health, Heartbeat, WorkerState
 from onceflow.observe.logs import bind_process, get_logger
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from faust.types import AppT
 
+    from onceflow.coordinator.records import Records
     from onceflow.decisions.crash_points import CrashPoint
     from onceflow.engine.epochs import Epochs
     from onceflow.engine.records import Batch
@@ -64,6 +66,7 @@ class Runtime:
         incarnation: random per process start; names our transactional ids and markers.
         partition_counts: of the subscribed topics, pinned when they are subscribed.
         aggregates: columnar state besides the tables.
+        records: what the coordinator's group is told; None if the settings name none.
         leave: ends the process because of an error, with its exit code.
         repartition_topics: made by ``group_by``; read by this app only, so trimmed behind it.
     """
@@ -82,6 +85,7 @@ class Runtime:
         self.replicas = Replicas(self)
         self.inflow = Inflow(self)
         self.participants = Participants(self)
+        self.records: Records | None = None
         self.metrics = WorkerMetrics()
         self.health = Health()
         self.partition_counts: dict[str, int] = {}
@@ -131,6 +135,7 @@ class Runtime:
         self.metrics.build(version("onceflow"), librdkafka_version())
         await self.clients.start()
         await self.participants.start()
+        self.records = await start_records(self)
         self._epochs = epochs(self, self.incarnation)
         self.sender.in_worker = True
         self.sender.arrived = self._epochs.wake
@@ -231,6 +236,8 @@ class Runtime:
         await self.replicas.stop()
         await self.tasks.close_all()
         await self.participants.stop()
+        if self.records is not None:
+            await self.records.stop(COORDINATOR_STOP_S)
         await self.clients.stop()
         self.metrics.client_closed("consumer")
         if self._http is not None:

@@ -328,6 +328,21 @@ HEURISTIC_OUTCOMES = MetricSpec(
     MetricKind.COUNTER,
     "Branches found lost, or ended against what Kafka decided; the worker stops at each.",
 )
+COORDINATOR_CONNECTED = MetricSpec(
+    "onceflow_coordinator_connected",
+    MetricKind.GAUGE,
+    "1 if the coordinator's group answered what it was told last, 0 if not.",
+)
+COORDINATOR_WAITING = MetricSpec(
+    "onceflow_coordinator_waiting",
+    MetricKind.GAUGE,
+    "Changes of two-phase epochs that the coordinator's group was not told yet.",
+)
+COORDINATOR_LOST = MetricSpec(
+    "onceflow_coordinator_lost_total",
+    MetricKind.COUNTER,
+    "Changes that its record will lack: no room was left for them, or the group refused them.",
+)
 
 CATALOGUE: tuple[MetricSpec, ...] = (
     BUILD_INFO,
@@ -368,5 +383,8 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     BRANCHES_RESOLVED,
     PARTICIPANT_FAILURES,
     HEURISTIC_OUTCOMES,
+    COORDINATOR_CONNECTED,
+    COORDINATOR_WAITING,
+    COORDINATOR_LOST,
 )
 """Every metric with our prefix; what is not here cannot be measured."""

@@ -309,6 +309,9 @@ class _BranchFamilies(_CommitFamilies):
         self._heuristics = families.counters(catalogue.HEURISTIC_OUTCOMES).child()
         for end in BranchEnd:
             self._resolved.child(end.value)
+        self._coordinator = families.gauges(catalogue.COORDINATOR_CONNECTED).child()
+        self._untold = families.gauges(catalogue.COORDINATOR_WAITING).child()
+        self._unrecorded = families.counters(catalogue.COORDINATOR_LOST).child()
 
     def in_doubt(self, branches: int, oldest_age_s: float) -> None:
         """Set how many epochs of ours are in doubt in two-phase sinks, and for how long."""
@@ -330,6 +333,15 @@ class _BranchFamilies(_CommitFamilies):
     def participant_failed(self, participant: str) -> None:
         """Count a call that a participant did not answer for sure."""
         self._participant_failures.child(participant).inc()
+
+    def coordinator_told(self, waiting: int, *, is_connected: bool) -> None:
+        """Set whether the coordinator's group answers, and how much it was not told yet."""
+        self._coordinator.set(is_connected)
+        self._untold.set(waiting)
+
+    def coordinator_lost(self) -> None:
+        """Count a change that the coordinator's record will lack."""
+        self._unrecorded.inc()
 
     def heuristic_outcome(self) -> None:
         """Count a branch that ended against Kafka's decision, just before the worker stops."""

@@ -27,6 +27,7 @@ from onceflow.errors import (
     InvariantViolation,
     OnceflowError,
     StorageFailed,
+    Unreachable,
 )
 from onceflow_consensus import errors
 from onceflow_consensus.replica import Engine
@@ -119,7 +120,9 @@ def test_several_endpoints_are_read():
         (errors.StorageUnknown("x"), DataAtRisk),
         (errors.SnapshotUnreadable("x"), DataAtRisk),
         (errors.StorageFailed("x"), StorageFailed),
-        (errors.GroupUnreachable("x"), OnceflowError),
+        (errors.GroupUnreachable("x"), Unreachable),
+        (errors.RequestRefused("x"), ConfigError),
+        (errors.SessionLost("x"), OnceflowError),
         (errors.InvariantViolation("x"), InvariantViolation),
     ],
 )
