@@ -15,6 +15,7 @@ import pytest
 
 TESTS = Path(__file__).parents[2]
 PAPER = "unit/consensus/test_raft_paper.py::"
+THESIS = "unit/consensus/test_raft_thesis.py::"
 BUGS = "unit/consensus/raft/test_bugs_of_others.py::"
 STEP = "unit/consensus/raft/test_step.py::"
 MEMBERSHIP = "unit/consensus/raft/test_membership.py::"
@@ -118,17 +119,17 @@ SCENARIOS = {
          GROUPS),
     31: ("two leaders change one voter each (erratum of the thesis)",
          BUGS + "test_31_of_two_changes_by_two_leaders_only_one_can_be_committed",
-         PAPER + "test_thesis_4_1_no_change_before_the_entries_of_earlier_terms_are_applied",
+         THESIS + "test_thesis_4_1_no_change_before_the_entries_of_earlier_terms_are_applied",
          CHANGES + "test_every_quorum_before_a_change_meets_every_quorum_after_it"),
     32: ("an election is counted on the union of both halves (CCF)",
          QUORUM + "test_a_joint_quorum_is_not_a_majority_of_the_union",
-         PAPER + "test_thesis_4_3_in_a_joint_configuration_both_majorities_decide"),
+         THESIS + "test_thesis_4_3_in_a_joint_configuration_both_majorities_decide"),
     33: ("a removed replica without its state votes again (RethinkDB 2.2.3)",
          SERVER + "test_a_removed_id_is_not_given_out_again"),
     34: ("the id of a removed replica is used again (etcd)",
          SERVER + "test_a_removed_id_is_not_given_out_again"),
     35: ("a removed replica disturbs; a retiring one leaves too early (CCF)",
-         PAPER + "test_thesis_6_2_a_leader_that_hears_no_quorum_steps_down",
+         THESIS + "test_thesis_6_2_a_leader_that_hears_no_quorum_steps_down",
          MEMBERSHIP + "test_a_refusal_that_tells_of_a_change_ends_the_campaign_until_it_is_applied",
          CASE + "checkquorum.txt",
          CASE + "prevote.txt"),
@@ -136,13 +137,13 @@ SCENARIOS = {
          BUGS + "test_36_of_two_the_one_that_stays_learns_that_the_other_left"),
     37: ("concurrent changes leave a joint configuration for ever (OpenRaft)",
          MEMBERSHIP + "test_leaving_waits_for_a_transfer_to_end_and_is_tried_again",
-         PAPER + "test_thesis_4_1_one_membership_change_is_under_way_at_a_time"),
+         THESIS + "test_thesis_4_1_one_membership_change_is_under_way_at_a_time"),
     38: ("stale reads at a leader that was paused or replaced (etcd 0.4.1, 20418)",
          BUGS + "test_38_a_leader_that_slept_through_an_election_confirms_no_read_by_old_answers",
          READING + "test_an_older_confirmation_does_not_confirm_a_later_read",
          FAULTS + "test_a_leader_that_was_frozen_serves_nothing_stale"),
     39: ("reads before the first commit of a term, or while starting (etcd 3879)",
-         PAPER + "test_thesis_6_4_a_read_waits_for_an_entry_of_the_term_and_for_a_round_of"
+         THESIS + "test_thesis_6_4_a_read_waits_for_an_entry_of_the_term_and_for_a_round_of"
          "_heartbeats",
          READING + "test_a_lone_voter_that_restarted_waits_until_it_knows_what_it_had_committed"),
     40: ("locks without fencing exclude nobody (etcd 3.4.3)",
