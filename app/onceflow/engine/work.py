@@ -118,8 +118,9 @@ class EpochWork:
 
     async def drop_attempt(self, stamp: Stamp) -> None:
         """Throw the attempt away: overlay, caches, buffers; start fresh actors."""
-        self.runtime.gate.closed = True
-        self.runtime.gate.opened.clear()
+        # Without limits: those of the aborted epoch would admit the replayed records below them
+        # before the gate opens, when there is no transaction for what is sent.
+        self.runtime.gate.close(())
         self.runtime.gate.stamp = stamp
         self.sealed = None
         for source in self.runtime.sources():
