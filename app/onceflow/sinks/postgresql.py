@@ -109,6 +109,8 @@ class PostgreSQL(Participant):
         """See ``Participant.open``."""
         session = self._session
         with session.bounded(SINK_OPEN_S_MAX):
+            # A connection that another opening left behind may be dead without our knowing it.
+            session.drop()
             session.connect()
             try:
                 check_server(session, scope)
@@ -117,6 +119,12 @@ class PostgreSQL(Participant):
                 check = TableCheck(session, self._table, self._key)
                 columns = check.columns(self._create_table)
                 self._markers = open_markers(session, check.schema())
+            except psycopg.ProgrammingError as error:
+                raise ConfigError(
+                    f"PostgreSQL ({session.where}) refuses what the sink of table {self._table} "
+                    f"needs to see: {plain(error)}. Nothing was consumed. Give its user the right, "
+                    f"or correct the name."
+                ) from error
             except psycopg.Error as error:
                 raise Unreachable(
                     f"PostgreSQL ({session.where}) could not be checked: {plain(error)}. Nothing "
