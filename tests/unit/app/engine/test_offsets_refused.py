@@ -1,13 +1,16 @@
-"""An epoch whose offsets are refused is replayed, on the engine over a log in memory."""
+"""Offsets that are refused, or never answered, on the engine over a log in memory."""
 
 from __future__ import annotations
+
+import threading
 
 import pytest
 
 import onceflow
-from onceflow.errors import TransactionAborted
+from onceflow.engine import transactions
+from onceflow.errors import OutcomeUnknown, TransactionAborted
 from onceflow.kafka.producer import EndOutcome, EndResult
-from onceflow.testing import TopologyDriver
+from onceflow.testing import TopologyDriver, WorkerFailed
 from onceflow.testing.memory_clients import MemoryTransactions
 
 
@@ -68,3 +71,29 @@ async def test_refused_offsets_are_replayed_when_the_gate_opens_and_not_before(
         await driver.settle()
         assert len(driver.outputs("copies")) == len(driver.outputs("grouped")) == 7
         assert driver.table("counts") == {"a": 3, "b": 2, "c": 2}
+
+
+async def test_offsets_that_are_never_answered_end_the_worker_with_3_within_their_bound(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(transactions, "SEND_OFFSETS_S_MAX", 0.5)
+    app = onceflow.App("unanswered", topic_partitions=1)
+    words = app.topic("words", key_type=str, value_type=str)
+    copies = app.topic("copies", key_type=str, value_type=str)
+    answered = threading.Event()
+
+    @app.agent(words)
+    async def copy(stream):
+        async for word in stream:
+            await copies.send(value=word)
+
+    async with TopologyDriver(app, tmp_path, settle_s=10) as driver:
+        monkeypatch.setattr(MemoryTransactions, "send_offsets", lambda *_: answered.wait(20))
+        await driver.feed_many("words", [("k", "a")])
+        with pytest.raises(WorkerFailed, match="Whether it took effect is not known") as failed:
+            await driver.settle()
+        assert failed.value.exit_code == 3
+        assert isinstance(failed.value.__cause__, OutcomeUnknown)
+        assert "send_offsets (allowed: 0.5 s)" in str(failed.value)
+        assert driver.outputs("copies") == []
+        answered.set()
