@@ -401,6 +401,10 @@ COORDINATOR_PAGE_ROWS_MAX = 1_000
 COORDINATOR_PAGE_BYTES_MAX = 256 * 1024
 """Bytes of rows in one answer, exceeded by one row at most, for the same reason."""
 
+SCAN_INTERVAL_S = 60.0
+"""How often a worker looks for branches that no takeover clears away. They hold locks in the sink,
+but nothing of the stream waits for them."""
+
 AWAIT_BRANCHES_S_MAX = 5.0
 """How long a sealed epoch waits for the branch of an earlier one; its transaction is open meanwhile
 and must be prepared and decided within 30 s. Past it the epoch is processed again."""

@@ -20,6 +20,7 @@ from onceflow.decisions import epoch_events as ev
 from onceflow.engine.epochs import Epochs
 from onceflow.engine.global_tables import GlobalReads
 from onceflow.engine.runtime import Runtime, runtime_of
+from onceflow.engine.scanning import scan_for_ever
 from onceflow.errors import OnceflowError
 from onceflow.observe.events import LogEvent
 from onceflow.observe.health import Heartbeat
@@ -171,6 +172,13 @@ class Consumer(FaustConsumer):
             self.runtime.health.beat(Heartbeat.LOOP)
             self.runtime.failures.watch()
             self.runtime.measure()
+
+    @Service.task
+    async def _branch_scan(self) -> None:
+        """Look for what is left in two-phase sinks, if there are any."""
+        if self.runtime.is_worker and self.runtime.participants.seats:
+            with _leaving_by_its_code(self.runtime):
+                await scan_for_ever(self.runtime)
 
     # -- parts of Faust's interface that the epochs replace --
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from faust.types import TopicT
 
+from onceflow.decisions.branch_steps import Participants as Configured
 from onceflow.decisions.crash_points import CrashPoint
 from onceflow.engine.rows import EpochRows
 from onceflow.errors import ConfigError, OutcomeUnknown, ParticipantUnavailable
@@ -114,6 +115,11 @@ class Participants:
         self.runtime = runtime
         self.rows = EpochRows(runtime.gate)
         self.seats: dict[str, Seat] = {}
+
+    @property
+    def configured(self) -> Configured:
+        """Whether the app has two-phase sinks."""
+        return Configured.CONFIGURED if self.seats else Configured.NONE
 
     # -- start and stop --
 
@@ -220,14 +226,19 @@ class Participants:
         )
 
     async def raise_markers(self, incarnations: Iterable[Incarnation]) -> None:
-        """Let no later branch of these incarnations be prepared anywhere."""
-        await asyncio.gather(
-            *(
-                seat.insist(seat.participant.raise_marker, incarnation)
-                for seat in self.seats.values()
-                for incarnation in sorted(incarnations)
-            )
-        )
+        """Let no later branch of these incarnations be prepared anywhere; tried once.
+
+        Raises:
+            ParticipantUnavailable: it is not raised everywhere; look for what is prepared first.
+        """
+        raised = [
+            seat.call(seat.participant.raise_marker, incarnation, bound_s=FINISH_S_MAX)
+            for seat in self.seats.values()
+            for incarnation in sorted(incarnations)
+        ]
+        for error in await asyncio.gather(*raised, return_exceptions=True):
+            if error is not None:
+                raise error
 
     async def marker_rows(
         self, incarnations: Iterable[Incarnation]

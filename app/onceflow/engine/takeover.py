@@ -9,19 +9,18 @@ from onceflow.decisions import branch_steps as bs
 from onceflow.decisions import epoch_events as ev
 from onceflow.decisions import takeover as td
 from onceflow.decisions.crash_points import CrashPoint
-from onceflow.engine.clients import PRODUCER_NUMBERS
+from onceflow.engine.resolving import perform_step
 from onceflow.errors import DataAtRisk, Unreachable
 from onceflow.ids import Offset
 from onceflow.kafka.offsets import Pending, Stability
-from onceflow.kafka.producer import fence
-from onceflow.limits import FENCE_S_MAX, TAKEOVER_RETRY_S
+from onceflow.limits import TAKEOVER_RETRY_S
 from onceflow.observe.events import LogEvent
 from onceflow.observe.logs import get_logger
 
 if TYPE_CHECKING:
     from onceflow.decisions.epoch_effects import BeginTakeover
     from onceflow.engine.runtime import Runtime
-    from onceflow.ids import Incarnation, Partition
+    from onceflow.ids import Partition
 
 log = get_logger(__name__)
 
@@ -34,7 +33,11 @@ class TakeoverDriver:
         self.effect = effect
         self.machine = td.Takeover(
             effect.partitions,
-            td.TakeoverOptions(own=runtime.incarnation, reset_policy=runtime.reset_policy),
+            td.TakeoverOptions(
+                own=runtime.incarnation,
+                reset_policy=runtime.reset_policy,
+                participants=runtime.participants.configured,
+            ),
         )
         self._fenced: list[str] = []
         self._task: asyncio.Task[Any] | None = None
@@ -69,8 +72,6 @@ class TakeoverDriver:
         match effect:
             case td.ReadLastMarkers(partitions):
                 return td.LastMarkersRead(await self._read(partitions, Stability.LATEST))
-            case td.FenceIncarnations(incarnations):
-                return await self._fence_all(incarnations)
             case td.ReadStableMarkers(partitions, after_s):
                 return await self._read_stable(partitions, after_s)
             case td.ReadLogBounds(partitions):
@@ -82,14 +83,14 @@ class TakeoverDriver:
             case td.AlarmPending() | td.ReadyToClaim() | td.TakeoverFailed():
                 self._tell(effect)
             case (
-                bs.ListBranches()
+                bs.FenceIncarnations()
+                | bs.ListBranches()
                 | bs.ReadAllMarkers()
                 | bs.FinishBranches()
                 | bs.RaiseMarkers()
                 | bs.ReadMarkerRows()
             ):
-                # Not asked for: the takeover is told that the app has no participants.
-                raise NotImplementedError(type(effect).__name__)
+                return await self._step(effect)
             case _:
                 assert_never(effect)
         return None
@@ -114,12 +115,15 @@ class TakeoverDriver:
                 error.exit_code = exit_code
                 self.runtime.fail(error)
 
-    async def _fence_all(self, incarnations: frozenset[Incarnation]) -> td.IncarnationsFenced:
-        for incarnation in sorted(incarnations):
-            await self._fence(incarnation)
-            self._fenced.append(incarnation)
-        self.runtime.crash(CrashPoint.AFTER_FENCE)
-        return td.IncarnationsFenced()
+    async def _step(self, effect: bs.BranchEffect) -> td.TakeoverEvent:
+        """Perform a step that scans have too."""
+        answer = await perform_step(self.runtime, effect)
+        if isinstance(effect, bs.FenceIncarnations):
+            self._fenced.extend(sorted(effect.incarnations))
+            self.runtime.crash(CrashPoint.AFTER_FENCE)
+        elif isinstance(answer, bs.BranchesListed) and answer.branches:
+            self.runtime.crash(CrashPoint.AFTER_LIST)
+        return answer
 
     async def _read_stable(
         self, partitions: frozenset[Partition], after_s: float
@@ -145,18 +149,3 @@ class TakeoverDriver:
             except Unreachable as error:
                 log.warning(LogEvent.KAFKA_UNREACHABLE, error=str(error))
                 await asyncio.sleep(TAKEOVER_RETRY_S)
-
-    async def _fence(self, incarnation: str) -> None:
-        """End the rights of an incarnation: both of its transactional ids."""
-        log.info(LogEvent.INCARNATION_FENCED, incarnation=incarnation)
-        for number in PRODUCER_NUMBERS:
-            transactional_id = f"{self.runtime.app.conf.id}.{incarnation}.{number}"
-            while True:
-                try:
-                    await asyncio.to_thread(
-                        fence, self.runtime.clients.config, transactional_id, FENCE_S_MAX
-                    )
-                    break
-                except Unreachable as error:
-                    log.warning(LogEvent.KAFKA_UNREACHABLE, error=str(error))
-                    await asyncio.sleep(TAKEOVER_RETRY_S)
