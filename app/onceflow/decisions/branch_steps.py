@@ -165,7 +165,8 @@ class RaiseRefused:
 class MarkerRowsRead:
     """Result of ``ReadMarkerRows``: the last committed epoch by participant and incarnation.
 
-    What never committed there is missing, or 0.
+    An entry for every configured participant and every incarnation asked for; 0 for what never
+    committed there.
     """
 
     rows: Mapping[tuple[str, Incarnation], CommitEpoch]

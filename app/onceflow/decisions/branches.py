@@ -86,8 +86,11 @@ class BranchResolution:
             marker.incarnation for marker in markers if marker.released is Handover.HELD
         ) - {own}
         """Owners that did not say goodbye: to be fenced, judged and raised against."""
-        self._taken: Final = {name: max(named) for name, named in epochs_named(taken).items()}
-        """The last epoch with participants as the taken markers tell it."""
+        self._taken: Final = {
+            marker.incarnation: marker
+            for marker in sorted(markers, key=lambda each: each.with_participants)
+        }
+        """Of each incarnation the taken marker with its last epoch with participants."""
         self._committed = epochs_named(taken)
         """Epochs proven to be committed. Advanced by each reading. Invariant: only grows."""
         self._listed: frozenset[BranchAt] = frozenset()
@@ -201,8 +204,12 @@ class BranchResolution:
             if shown < branch.commit_epoch:
                 return self._fail(_behind(participant, branch.incarnation, branch[1], shown))
         for (participant, incarnation), shown in sorted(event.rows.items()):
-            expected = self._taken.get(incarnation, NO_COMMIT_EPOCH)
-            if NO_COMMIT_EPOCH < shown < expected:
+            marker = self._taken.get(incarnation)
+            # Who was added to the app since then took no part, and is not behind.
+            expected = NO_COMMIT_EPOCH
+            if marker is not None and participant in marker.participants:
+                expected = marker.with_participants
+            if shown < expected:
                 return self._fail(_behind(participant, incarnation, expected, shown))
             last = max(self._committed.get(incarnation, ()), default=NO_COMMIT_EPOCH)
             if incarnation in self._unreleased and shown > last:

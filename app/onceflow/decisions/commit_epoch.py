@@ -66,10 +66,11 @@ class CommitEpochs:
     """The commit epochs of one worker process, one after the other.
 
     The engine gives every event to ``handle`` on one thread and performs the returned effects in
-    order. The first transactional producer is ready before the first event.
+    order. The first transactional producer is ready before the first event. Markers name ``own``,
+    and ``participants``, the names of the app's two-phase sinks.
     """
 
-    def __init__(self, own: Incarnation) -> None:
+    def __init__(self, own: Incarnation, participants: tuple[str, ...] = ()) -> None:
         self._own: Final = own
         self.state = EpochState.UNASSIGNED
         """Advanced by the handlers of ``TRANSITIONS``."""
@@ -105,7 +106,7 @@ class CommitEpochs:
         """Why to leave once the abort is through (``on_error="stop"``)."""
         self._doubt: Final = Doubt()
         """What is unknown of the last transaction. Invariant: nothing while one is open."""
-        self.branch: Final = OwnBranch()
+        self.branch: Final = OwnBranch(participants)
         """What is left in participants. Invariant: GIVEN only with a transaction under way."""
 
     @property
@@ -363,8 +364,9 @@ class CommitEpochs:
             present=self.stamp.assignment,
             lost=self._wishes.lost,
         )
-        with_participants = self.branch.for_markers
-        self._pending = PendingTransaction(kind, self.commit_epoch, positions, with_participants)
+        self._pending = PendingTransaction(
+            kind, self.commit_epoch, positions, *self.branch.for_markers
+        )
         self._pending.check_covers(self._claimed.keys())
         self.state = EpochState.CLAIMING if kind is EpochKind.CLAIM else EpochState.DECIDING
         return [

@@ -9,7 +9,7 @@ epoch without rows never comes here and costs nothing. Must never import anythin
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from onceflow.decisions import epoch_effects as fx
 from onceflow.decisions.marker import NO_COMMIT_EPOCH, Handover
@@ -38,7 +38,8 @@ class BranchPhase(Enum):
 class OwnBranch:
     """The one branch that is under way, and the number of the last committed one."""
 
-    def __init__(self) -> None:
+    def __init__(self, participants: tuple[str, ...] = ()) -> None:
+        self._participants: Final = participants
         self.phase = BranchPhase.NONE
         """Advanced along NONE, GIVEN, FINISHING, NONE or NONE, GIVEN, DROPPED, ROLLING_BACK, NONE.
         Invariant: DROPPED only while the epoch's transaction is being ended."""
@@ -57,9 +58,13 @@ class OwnBranch:
         return self.phase is not BranchPhase.NONE
 
     @property
-    def for_markers(self) -> CommitEpoch:
-        """The k of the transaction that is about to be decided, itself included."""
-        return self.number if self.phase is BranchPhase.GIVEN else self.last_committed
+    def for_markers(self) -> tuple[CommitEpoch, tuple[str, ...]]:
+        """The k of the transaction that is about to be decided, itself included, and who took part.
+
+        These are all participants, if there is such an epoch.
+        """
+        last = self.number if self.phase is BranchPhase.GIVEN else self.last_committed
+        return last, self._participants if last > NO_COMMIT_EPOCH else ()
 
     @property
     def kept(self) -> frozenset[CommitEpoch]:

@@ -58,6 +58,8 @@ class PendingTransaction:
     """Of every claimed partition, and of those being claimed. Invariant: never empty."""
     with_participants: CommitEpoch = NO_COMMIT_EPOCH
     """k of its markers: our last epoch with participants if this one is committed."""
+    participants: tuple[str, ...] = ()
+    """Who took part in that epoch."""
 
     def check_covers(self, claimed: AbstractSet[Partition]) -> None:
         """Check that nothing is left out.
@@ -139,7 +141,12 @@ def to_send(pending: PendingTransaction, own: Incarnation) -> dict[Partition, Po
         partition: PositionToCommit(
             at.offset,
             Marker(
-                own, pending.commit_epoch, pending.with_participants, at.released, at.attempts
+                own,
+                pending.commit_epoch,
+                pending.with_participants,
+                at.released,
+                at.attempts,
+                pending.participants,
             ).encode(),
         )
         for partition, at in pending.positions.items()

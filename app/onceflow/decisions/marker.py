@@ -61,6 +61,8 @@ class Marker:
     Up to ``PROBATION_ATTEMPTS``: owners lost in a row at this offset. Above: as many single-record
     attempts more, each noted before it began. Invariant: 0 after progress.
     """
+    participants: tuple[str, ...] = ()
+    """Names of the participants of ``with_participants``; each of them has to show that epoch."""
 
     def encode(self) -> str:
         """The offset metadata for Kafka: ASCII, at most 256 bytes.
@@ -72,6 +74,8 @@ class Marker:
             f"{self.incarnation}:{self.commit_epoch}:{self.with_participants}"
             f":{self.released.value}:{self.attempts}"
         )
+        if self.participants:
+            fields += ":" + ",".join(self.participants)
         text = f"{_VERSION}:{fields}"
         invariant(
             len(text.encode()) <= MARKER_BYTES_MAX and _FORM.fullmatch(fields) is not None,
@@ -94,6 +98,7 @@ class CommittedOffset:
 _FORM: Final = re.compile(
     r"(?P<incarnation>[A-Za-z0-9_-]{1,64}):(?P<commit_epoch>[0-9]{1,19})"
     r":(?P<with_participants>[0-9]{1,19}):(?P<released>[hr]):(?P<attempts>[0-9]{1,9})"
+    r"(:(?P<participants>[a-z0-9_]{1,16}(,[a-z0-9_]{1,16})*))?"
 )
 
 
@@ -125,12 +130,14 @@ def parse(metadata: str | None) -> Marker | None:
             f"offset is unknown, so resuming could lose or double records. Find out what changed "
             f"the group's offsets, then reset them knowingly."
         )
+    names = found["participants"]
     return Marker(
         incarnation=Incarnation(found["incarnation"]),
         commit_epoch=CommitEpoch(int(found["commit_epoch"])),
         with_participants=CommitEpoch(int(found["with_participants"])),
         released=Handover(found["released"]),
         attempts=int(found["attempts"]),
+        participants=tuple(names.split(",")) if names else (),
     )
 
 

@@ -24,7 +24,7 @@ COMMITTED = ev.Outcome.COMMITTED
 
 def opened(*partitions: Partition) -> CommitEpochs:
     """A machine whose first claim of these partitions, at offset 3, is committed."""
-    machine = CommitEpochs(OWN)
+    machine = CommitEpochs(OWN, ("db", "files"))
     (begin,) = machine.handle(ev.Assigned(frozenset(partitions), 1))
     starts = {partition: ev.Start(Offset(3)) for partition in partitions}
     machine.handle(ev.TakenOver(begin.assignment, starts))
@@ -94,6 +94,17 @@ def test_the_markers_of_claims_and_releases_carry_the_last_epoch_with_participan
     machine.handle(ev.RevokeRequested(frozenset([P])))
     effects = machine.handle(ev.Drained(E(5), {P: Offset(5), Q: Offset(0)}, has_effects=False))
     assert markers_of(effects) == {(5, 2)}
+
+
+def test_markers_name_the_participants_of_that_epoch_and_none_before_the_first():
+    machine = opened(P)
+    first = seal(machine, ev.SinkRows.NONE)
+    machine.handle(ev.TransactionEnded(E(2), COMMITTED))
+    machine.handle(ev.Applied(E(2)))
+    seal(machine)
+    second = machine.handle(ev.Prepared(E(3)))
+    told = [parse(effects[0].offsets[P].metadata) for effects in (first, second)]
+    assert [each.participants for each in told if each is not None] == [(), ("db", "files")]
 
 
 def test_a_partition_is_handed_over_while_its_branch_is_being_finished():

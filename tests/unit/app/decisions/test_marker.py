@@ -26,6 +26,7 @@ MARKERS = st.builds(
     with_participants=st.integers(0, 2**63 - 1).map(CommitEpoch),
     released=st.sampled_from(Handover),
     attempts=st.integers(0, 10**9 - 1),
+    participants=st.lists(st.from_regex(r"\A[a-z0-9_]{1,16}\Z"), max_size=7).map(tuple),
 )
 
 
@@ -40,6 +41,8 @@ def test_the_text_of_a_marker_is_stable_because_other_versions_read_it():
     marker = Marker(OWNER, CommitEpoch(12), CommitEpoch(3), Handover.RELEASED, 2)
     assert marker.encode() == "of1:7f3c:12:3:r:2"
     assert parse("of1:7f3c:12:0:h:0") == Marker(OWNER, CommitEpoch(12), NO_COMMIT_EPOCH)
+    with_sinks = Marker(OWNER, CommitEpoch(12), CommitEpoch(3), participants=("db", "files"))
+    assert with_sinks.encode() == "of1:7f3c:12:3:h:0:db,files"
 
 
 @pytest.mark.parametrize("metadata", ["", None])
