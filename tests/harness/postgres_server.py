@@ -33,7 +33,7 @@ class PostgresServer:
     def __init__(self, *, max_prepared_transactions: int = 64) -> None:
         self.process = ServerProcess("postgres", "postgres", "nobody")
         self._binaries = binaries()
-        self._settings = {
+        self.settings = {
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
             "max_prepared_transactions": max_prepared_transactions,
@@ -50,7 +50,7 @@ class PostgresServer:
         return f"host=127.0.0.1 port={self.process.port} dbname={database} user={user}"
 
     def start(self) -> PostgresServer:
-        settings = [f"{name}={value}" for name, value in self._settings.items()]
+        settings = [f"{name}={value}" for name, value in self.settings.items()]
         command = [
             *(str(self._binaries / "postgres"), "-D", self._data, "-p", str(self.process.port)),
             *(part for each in settings for part in ("-c", each)),

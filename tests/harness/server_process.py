@@ -81,7 +81,10 @@ class ServerProcess:
         return (self.folder / "log").read_text()
 
     def start(self, command: list[str], answers) -> None:
-        """Start the server; returns when ``answers()`` is true."""
+        """Start the server; returns when ``answers()`` is true.
+
+        Call it on the main thread: the server ends together with the thread that started it.
+        """
         # The death signal lets it end in order when the tests are killed.
         as_user = ["--reuid", self.user, "--clear-groups"] if self.user else []
         guarded = ["setpriv", "--pdeathsig", "INT", *as_user, "--", *command]

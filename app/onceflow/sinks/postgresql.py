@@ -11,6 +11,7 @@ Must never import Faust.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -46,6 +47,8 @@ from onceflow.sinks.postgresql_write import RowsBlamed, TableWriter, first_refus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from onceflow.sinks.postgresql_types import Column
 
 _APPLICATION: Final = "onceflow"
 """Name of sessions that are not at work on a branch."""
@@ -108,28 +111,13 @@ class PostgreSQL(Participant):
     def open(self, scope: Scope) -> None:
         """See ``Participant.open``."""
         session = self._session
-        with session.bounded(SINK_OPEN_S_MAX):
+        with session.bounded(SINK_OPEN_S_MAX), ExitStack() as unfit:
             # A connection that another opening left behind may be dead without our knowing it.
             session.drop()
+            unfit.callback(session.drop)
             session.connect()
-            try:
-                check_server(session, scope)
-                if self._create_table is not None:
-                    create(session, self._table, self._create_table, self._key)
-                check = TableCheck(session, self._table, self._key)
-                columns = check.columns(self._create_table)
-                self._markers = open_markers(session, check.schema())
-            except psycopg.ProgrammingError as error:
-                raise ConfigError(
-                    f"PostgreSQL ({session.where}) refuses what the sink of table {self._table} "
-                    f"needs to see: {plain(error)}. Nothing was consumed. Give its user the right, "
-                    f"or correct the name."
-                ) from error
-            except psycopg.Error as error:
-                raise Unreachable(
-                    f"PostgreSQL ({session.where}) could not be checked: {plain(error)}. Nothing "
-                    f"was consumed. Start the worker again once it answers."
-                ) from error
+            columns = self._checked(scope)
+            unfit.pop_all()
         self._encoder = RowEncoder(self._table, columns, self._key)
         self._writer = TableWriter(session, self._table, columns, self._key, self._encoder)
         self._scope = scope
@@ -236,6 +224,29 @@ class PostgreSQL(Participant):
         """See ``Participant.close``."""
         self._session.drop()
 
+    def _checked(self, scope: Scope) -> list[Column]:
+        """Check the server and the table; give its columns."""
+        session = self._session
+        try:
+            check_server(session, scope)
+            if self._create_table is not None:
+                create(session, self._table, self._create_table, self._key)
+            check = TableCheck(session, self._table, self._key)
+            columns = check.columns(self._create_table)
+            self._markers = open_markers(session, check.schema())
+        except psycopg.ProgrammingError as error:
+            raise ConfigError(
+                f"PostgreSQL ({session.where}) refuses what the sink of table {self._table} "
+                f"needs to see: {plain(error)}. Nothing was consumed. Give its user the right, "
+                f"or correct the name."
+            ) from error
+        except psycopg.Error as error:
+            raise Unreachable(
+                f"PostgreSQL ({session.where}) could not be checked: {plain(error)}. Nothing "
+                f"was consumed. Start the worker again once it answers."
+            ) from error
+        return columns
+
     def _not_open(self) -> ConfigError:
         return ConfigError(
             f"the sink of table {self._table} was used before it was opened. Give it to an agent "
@@ -270,10 +281,11 @@ class PostgreSQL(Participant):
             " SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD';"
             " SET LOCAL IntervalStyle = 'postgres'"
         )
+        was_connected = not self._session.is_lost()
         try:
             self._session.execute(statement)
         except psycopg.OperationalError:
-            if not self._session.is_lost():
+            if not (was_connected and self._session.is_lost()):
                 raise
             self._session.drop()
             self._session.execute(statement)

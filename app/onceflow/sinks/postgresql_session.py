@@ -103,6 +103,7 @@ class Session:
             "application_name": application_name,
         }
         self._parameters: dict[str, Any] = {**defaults, **given}
+        self._parameters["connect_timeout"] = int(self._parameters["connect_timeout"])
         self.where = " ".join(
             f"{name}={given[name]}" for name in ("host", "port", "dbname") if given.get(name)
         )
@@ -128,8 +129,10 @@ class Session:
             psycopg.OperationalError: no server takes it.
         """
         if self._connection is None or self._connection.closed:
+            within_s = max(2, min(self._parameters["connect_timeout"], int(self.remaining_s)))
+            parameters: dict[str, Any] = {**self._parameters, "connect_timeout": within_s}
             self._connection = _Bounded.connect(
-                autocommit=True, prepare_threshold=None, **self._parameters
+                autocommit=True, prepare_threshold=None, **parameters
             )
         self._connection.deadline = self._deadline
         return self._connection

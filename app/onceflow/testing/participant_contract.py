@@ -29,6 +29,7 @@ from onceflow.errors import (
     RowsRefused,
     SerializationError,
     Superseded,
+    Unreachable,
 )
 from onceflow.ids import BranchId, CommitEpoch, Incarnation
 from onceflow.sinks.gid import Scope
@@ -204,7 +205,7 @@ class _Breakage:
             system.break_connections()
             worker.patient(lambda: worker.sink.roll_back(worker.branch(9)))
             system.break_connections()
-            worker.patient(lambda: worker.sink.open(system.scope))
+            worker.patient(worker.open_again)
             worker.prepare(2, 2)
             system.break_connections()
             worker.sink.close()
@@ -386,6 +387,13 @@ class _Worker:
 
     def __exit__(self, *_: object) -> None:
         self.sink.close()
+
+    def open_again(self) -> None:
+        try:
+            self.sink.open(self._scope)
+        except Unreachable as error:
+            # What ``open`` says of a system that is away ends a worker; here it is tried again.
+            raise ParticipantUnavailable(str(error)) from error
 
     def branch(self, commit_epoch: int) -> BranchId:
         return BranchId(self.incarnation, CommitEpoch(commit_epoch))
