@@ -2,4 +2,9 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["harness.kafka", "harness.mariadb_server", "harness.postgres_server"]
+pytest_plugins = [
+    "harness.kafka",
+    "harness.mariadb_place",
+    "harness.mariadb_server",
+    "harness.postgres_server",
+]

@@ -471,3 +471,11 @@ COORDINATOR_OFFSETS_S = 1.0
 
 COORDINATOR_LEASE_MS = 15_000
 """How long a worker counts as alive after it said so; it does so three times as often."""
+
+MYSQL_ANSWER_S_MAX = 5.0
+"""Waiting for one answer of MySQL. Statements are at most MYSQL_STATEMENT_BYTES_MAX long and locks
+are waited for 3 s, so that later means that the server or the way to it is gone."""
+
+MYSQL_STATEMENT_BYTES_MAX = 1_000_000
+"""Length of one INSERT of many rows: some 10,000 of them, a tenth of a second. Longer ones gain
+nothing, and the server's ``max_allowed_packet`` is 16 MiB by default."""

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onceflow.sinks.files import Files
+    from onceflow.sinks.mysql import MySQL
     from onceflow.sinks.participant import Participant
     from onceflow.sinks.postgresql import PostgreSQL
     from onceflow.sinks.rows import Delete
 
-__all__ = ["Delete", "Files", "Participant", "PostgreSQL"]
+__all__ = ["Delete", "Files", "MySQL", "Participant", "PostgreSQL"]
 
 _HOMES = {
     "Delete": "onceflow.sinks.rows",
     "Files": "onceflow.sinks.files",
+    "MySQL": "onceflow.sinks.mysql",
     "Participant": "onceflow.sinks.participant",
     "PostgreSQL": "onceflow.sinks.postgresql",
 }

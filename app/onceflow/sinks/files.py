@@ -107,6 +107,7 @@ class Files(Participant):
     def open(self, scope: Scope) -> None:
         """Check the directory, and begin to roll what waits in it."""
         if self._opened is not None:
+            self._opened.start()
             return
         place = settle(self._directory, self._location, host_identity())
         root = self._directory / ".onceflow" / scope.scope / self.name
@@ -121,7 +122,7 @@ class Files(Participant):
                 "start again"
             ) from error
         self._opened = _Opened(place, branches, roller)
-        self._opened.thread.start()
+        self._opened.start()
 
     def prepare(self, branch: BranchId, rows: Sequence[EncodedRows]) -> None:
         """Store the rows durably, invisible to readers."""
@@ -182,16 +183,15 @@ class Files(Participant):
         opened.roller.adopt(incarnation)
 
     def close(self) -> None:
-        """Make files of the rows that wait, and stop."""
-        if self._opened is None:
-            return
-        self._opened.stop()
-        self._opened = None
+        """Make files of the rows that wait, and stop making more by the clock."""
+        if self._opened is not None:
+            self._opened.stop()
 
     def _now_open(self) -> _Opened:
         if self._opened is None:
             raise ConfigError(
-                f"the sink {self.name} is used before it was opened, or after closing"
+                f"the files sink {self.name} was used before it was opened. Give it to an agent "
+                f"(sink=[...]), or call open() first"
             )
         return self._opened
 
@@ -209,9 +209,16 @@ class _Opened:
         self.place = place
         self.branches = branches
         self.roller = roller
-        self.thread = threading.Thread(target=self._run, name="onceflow-files", daemon=True)
+        self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._trouble: OSError | DataAtRisk | None = None
+
+    def start(self) -> None:
+        """Begin to roll by the clock, if that is not so yet."""
+        if self._thread is None:
+            self._stopping.clear()
+            self._thread = threading.Thread(target=self._run, name="onceflow-files", daemon=True)
+            self._thread.start()
 
     def _run(self) -> None:
         while not self._stopping.wait(FILES_LOOK_S):
@@ -240,8 +247,11 @@ class _Opened:
 
     def stop(self) -> None:
         """Stop rolling, after what waits was rolled as far as the file system lets us."""
+        if self._thread is None:
+            return
         self._stopping.set()
-        self.thread.join()
+        self._thread.join()
+        self._thread = None
         try:
             self.roller.roll_own()
         except (OSError, DataAtRisk):

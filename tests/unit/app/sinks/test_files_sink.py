@@ -396,8 +396,16 @@ def test_closing_makes_files_of_what_waits(tmp_path):
     sink.close()
     sink.close()
     assert visible_rows(tmp_path / "out") == [{"n": 1}]
+    put(sink, 2, {"n": 2})
+    assert sink.commit(branch(W, 2)) is FinishOutcome.DONE
+    sink.open(SCOPE)
+    sink.close()
+    assert visible_rows(tmp_path / "out") == [{"n": 1}, {"n": 2}]
+
+
+def test_a_sink_is_opened_before_it_is_used(tmp_path):
     with pytest.raises(ConfigError, match="before it was opened"):
-        sink.branches()
+        Files(tmp_path).branches()
 
 
 def test_each_name_is_synced_after_its_contents_before_a_prepare_returns(opened, monkeypatch):
