@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onceflow.errors import ConfigError, InvariantViolation
@@ -20,6 +20,7 @@ def branch(incarnation: str, commit_epoch: int) -> BranchId:
     return BranchId(Incarnation(incarnation), CommitEpoch(commit_epoch))
 
 
+@settings(deadline=None)
 @given(
     st.binary(min_size=9, max_size=9),
     st.integers(min_value=1, max_value=10**13 - 1),
