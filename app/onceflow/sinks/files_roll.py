@@ -85,7 +85,7 @@ class Roller:
         self._limits = limits
         self._token = token
         self._rolls = 0
-        self._own: set[Incarnation] = set()
+        self._own: frozenset[Incarnation] = frozenset()
         self._open: set[str] = set()
         self._since_s: dict[str, float] = {}
         self._footers: dict[str, Footer] = {}
@@ -97,8 +97,8 @@ class Roller:
 
     def adopt(self, incarnation: Incarnation) -> None:
         """Roll the rows of an incarnation from now on: our own, or one that ended."""
-        with self._lock:
-            self._own.add(incarnation)
+        # Without the lock: a roll may take seconds, and a prepare must not wait for it.
+        self._own |= {incarnation}
 
     def turn(self, now_s: float) -> None:
         """Roll what is due.
