@@ -313,7 +313,7 @@ def test_missing_rights_are_told_with_the_grant_that_gives_them(sink_of, sql, un
         with pytest.raises(ConfigError, match="GRANT SELECT, INSERT, UPDATE ON"):
             sink_of(user=user)
         sql(f"GRANT ALL ON onceflow_markers TO {user}")
-        write(sink_of(user=user), 1, {"id": 1})
+        write(sink_of(user=user, create_table={"id": "int"}), 1, {"id": 1})
         sql("ALTER TABLE t ENABLE ROW LEVEL SECURITY")
         with pytest.raises(ConfigError, match="row-level security"):
             sink_of(user=user)

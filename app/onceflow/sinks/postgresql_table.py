@@ -109,6 +109,10 @@ def create(session: Session, table: str, columns: Mapping[str, str], key: Sequen
     Raises:
         ConfigError: PostgreSQL refuses it.
     """
+    [(exists,)] = session.execute("SELECT to_regclass(%s) IS NOT NULL", [qualified(table)])
+    if exists:
+        # Even IF NOT EXISTS asks for the right to create, which few need.
+        return
     parts = [f"{identifier(name)} {definition}" for name, definition in columns.items()]
     if key:
         parts.append(f"PRIMARY KEY ({', '.join(map(identifier, key))})")
