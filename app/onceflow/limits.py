@@ -479,3 +479,6 @@ are waited for 3 s, so that later means that the server or the way to it is gone
 MYSQL_STATEMENT_BYTES_MAX = 1_000_000
 """Length of one INSERT of many rows: some 10,000 of them, a tenth of a second. Longer ones gain
 nothing, and the server's ``max_allowed_packet`` is 16 MiB by default."""
+
+COORDINATOR_HOST_STOP_S = 5.0
+"""How long a hosted group may take to end; it writes what is under way, some milliseconds."""

@@ -36,13 +36,13 @@ def dev(
     from onceflow.localkafka.cluster import LocalKafka  # noqa: PLC0415
     from onceflow.localkafka.detached import directory_for  # noqa: PLC0415
     from onceflow.supervisor.child import Fleet  # noqa: PLC0415
-    from onceflow.supervisor.fleet import supervise  # noqa: PLC0415
+    from onceflow.supervisor.fleet import supervise_hosted  # noqa: PLC0415
 
     settings = effective_settings(processes=processes)
     with LocalKafka(directory_for(None, port), port=port, progress=_tell) as kafka:
         _tell(f"Kafka answers at {kafka.bootstrap}")
         # Kafka outlives the workers' drain, which needs it.
-        code = supervise(Fleet(app_path, log_level, settings, os.environ))
+        code = supervise_hosted(Fleet(app_path, log_level, settings, os.environ))
     raise typer.Exit(code)
 
 

@@ -55,11 +55,11 @@ def worker(
 
     settings = effective_settings(processes=processes)
     if settings.processes == 1:
-        from onceflow.engine.worker import run  # noqa: PLC0415
+        from onceflow.supervisor.alone import run_alone  # noqa: PLC0415
 
-        raise typer.Exit(run(app_path, loglevel=log_level))
+        raise typer.Exit(run_alone(app_path, log_level))
 
     from onceflow.supervisor.child import Fleet  # noqa: PLC0415
-    from onceflow.supervisor.fleet import supervise  # noqa: PLC0415
+    from onceflow.supervisor.fleet import supervise_hosted  # noqa: PLC0415
 
-    raise typer.Exit(supervise(Fleet(app_path, log_level, settings, os.environ)))
+    raise typer.Exit(supervise_hosted(Fleet(app_path, log_level, settings, os.environ)))

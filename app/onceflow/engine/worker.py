@@ -10,6 +10,7 @@ from mode.utils.imports import import_from_cwd, symbol_by_name
 from mode.utils.logging import level_number
 
 from onceflow.engine.faust_settings import tell_without_effect
+from onceflow.engine.hosted import needs_group, use_group
 from onceflow.engine.runtime import runtime_of
 from onceflow.errors import ConfigError
 from onceflow.observe import logs
@@ -65,17 +66,26 @@ def find_app(path: str) -> Any:
     return app
 
 
-def run(app_path: str, *, datadir: Path | None = None, loglevel: str = "info") -> int:
+def run(
+    app_path: str,
+    *,
+    datadir: Path | None = None,
+    loglevel: str = "info",
+    coordinator: str | None = None,
+) -> int:
     """Run a worker until it is stopped; returns its exit code.
 
     Args:
         app_path: ``module:app``.
         datadir: where this worker keeps its state; the app's own setting when None.
         loglevel: of Faust's and our logs.
+        coordinator: address of a group that is hosted for it, used if it needs one and names none.
     """
     app = find_app(app_path)
     if datadir is not None:
         app.conf.datadir = datadir
+    if coordinator is not None and needs_group(app):
+        use_group(app, coordinator)
     worker = app.Worker(loglevel=loglevel)
     try:
         worker.execute_from_commandline()

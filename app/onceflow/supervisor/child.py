@@ -40,6 +40,9 @@ class Fleet:
     """The supervisor's own environment."""
     program: tuple[str, ...] = WORKER_PROGRAM
     """What runs a worker; the arguments of ``plan_child`` follow it."""
+    coordinator: str | None = None
+    """Address of a group that is hosted for them; used by an application that needs one and names
+    none."""
 
     @property
     def drain_bound_s(self) -> float:
@@ -56,6 +59,7 @@ def plan_child(fleet: Fleet, part: int, lifeline: int) -> Child:
         f"--lifeline={lifeline}",
         f"--drain-bound-s={fleet.drain_bound_s}",
         f"--log-level={fleet.log_level}",
+        *([] if fleet.coordinator is None else [f"--coordinator={fleet.coordinator}"]),
     )
     settings = fleet.settings
     environ = dict(fleet.environ)

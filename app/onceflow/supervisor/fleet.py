@@ -11,9 +11,11 @@ import asyncio
 import os
 import signal
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onceflow.supervisor.child import Fleet, plan_child
+from onceflow.supervisor.hosting import for_app, hosted_group
 from onceflow.supervisor.lifeline import open_lifeline
 from onceflow.supervisor.policy import (
     EXIT_FAILURE,
@@ -42,6 +44,17 @@ def supervise(fleet: Fleet) -> int:
     SIGTERM and SIGINT drain all workers within the drain bound; a second one kills them.
     """
     return asyncio.run(_Supervisor(fleet).run())
+
+
+def supervise_hosted(fleet: Fleet) -> int:
+    """As ``supervise``, with a group of one for an application that needs one and names none.
+
+    It outlives the workers' drain, in which they tell it the rest.
+    """
+    if fleet.settings.coordinator is not None:
+        return supervise(fleet)
+    with hosted_group(for_app(fleet.app_path)) as address:
+        return supervise(replace(fleet, coordinator=address))
 
 
 class _Supervisor:

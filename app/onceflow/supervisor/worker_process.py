@@ -24,6 +24,7 @@ class _Arguments(argparse.Namespace):
     lifeline: int
     drain_bound_s: float
     log_level: str
+    coordinator: str | None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--lifeline", type=int, required=True)
     parser.add_argument("--drain-bound-s", type=float, required=True)
     parser.add_argument("--log-level", required=True)
+    parser.add_argument("--coordinator")
     arguments = parser.parse_args(argv, _Arguments())
     watch_lifeline(arguments.lifeline, arguments.drain_bound_s)
     # Imported here, so that the lifeline is watched before the second that Faust's import takes.
@@ -42,7 +44,12 @@ def main(argv: Sequence[str]) -> int:
     try:
         datadir = separate(find_app(arguments.app_path).conf, arguments.part)
         datadir.mkdir(parents=True, exist_ok=True)  # Faust makes the last part only
-        return run(arguments.app_path, datadir=datadir, loglevel=arguments.log_level)
+        return run(
+            arguments.app_path,
+            datadir=datadir,
+            loglevel=arguments.log_level,
+            coordinator=arguments.coordinator,
+        )
     except (OnceflowError, InvariantViolation) as error:
         sys.stderr.write(f"onceflow worker {arguments.part}: {error}\n")
         return error.exit_code

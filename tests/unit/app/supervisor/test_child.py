@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from onceflow.settings import Settings
@@ -22,6 +24,11 @@ def test_a_worker_is_told_its_number_lifeline_and_drain_bound():
         "--drain-bound-s=30.0",
         "--log-level=info",
     )
+
+
+def test_a_worker_is_told_of_a_hosted_group():
+    hosted = replace(fleet({}), coordinator="127.0.0.1:7000")
+    assert plan_child(hosted, 0, 7).command[-1] == "--coordinator=127.0.0.1:7000"
 
 
 def test_defaults_leave_the_environment_alone():
