@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -112,7 +112,7 @@ class Files(Participant):
         place = settle(self._directory, self._location, host_identity())
         root = self._directory / ".onceflow" / scope.scope / self.name
         branches = BranchStore(root)
-        roller = Roller(self._directory, root, self._limits, secrets.token_hex(8))
+        roller = Roller(self._directory, root, self._limits, secrets.token_hex(8), branches)
         try:
             branches.make()
             roller.make()
@@ -174,13 +174,11 @@ class Files(Participant):
             raise self._unavailable("looked up", error) from error
 
     def raise_marker(self, incarnation: Incarnation) -> None:
-        """Close the sink to an incarnation, and roll its waiting rows as our own."""
-        opened = self._now_open()
+        """Close the sink to an incarnation; its waiting rows are rolled as our own then."""
         try:
-            opened.branches.raise_marker(incarnation)
+            self._now_open().branches.raise_marker(incarnation)
         except OSError as error:
             raise self._unavailable("closed to an incarnation", error) from error
-        opened.roller.adopt(incarnation)
 
     def close(self) -> None:
         """Make files of the rows that wait, and stop making more by the clock."""
@@ -223,7 +221,7 @@ class _Opened:
     def _run(self) -> None:
         while not self._stopping.wait(FILES_LOOK_S):
             try:
-                self.roller.turn(time.monotonic())
+                self.roller.turn(datetime.now(UTC).timestamp())
             except (OSError, DataAtRisk) as error:
                 self._trouble = error
             else:

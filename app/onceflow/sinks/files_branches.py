@@ -166,11 +166,15 @@ class BranchStore:
     def marker_row(self, incarnation: Incarnation) -> MarkerRow | None:
         """What is known of an incarnation."""
         commit_epoch = self._marker(incarnation)
-        if (self._prepared / incarnation).is_file():
+        if self.is_raised(incarnation):
             return MarkerRow(CommitEpoch(commit_epoch or 0), Standing.RAISED)
         if commit_epoch is None:
             return None
         return MarkerRow(CommitEpoch(commit_epoch), Standing.ACTIVE)
+
+    def is_raised(self, incarnation: Incarnation) -> bool:
+        """Whether ``prepared`` is closed to an incarnation."""
+        return (self._prepared / incarnation).is_file()
 
     def raise_marker(self, incarnation: Incarnation) -> None:
         """Close ``prepared`` to an incarnation for ever."""

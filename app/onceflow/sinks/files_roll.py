@@ -29,7 +29,7 @@ import msgspec
 
 from onceflow.errors import DataAtRisk
 from onceflow.limits import FILES_ADOPT_S
-from onceflow.sinks.files_branches import branch_of_segment
+from onceflow.sinks.files_branches import BranchStore, branch_of_segment
 from onceflow.sinks.files_disk import (
     make_directory,
     remove,
@@ -76,11 +76,15 @@ class Roller:
         root: directory of the participant.
         limits: when to roll.
         token: of this process, used by no other.
+        branches: in ``root``.
     """
 
-    def __init__(self, directory: Path, root: Path, limits: RollLimits, token: str) -> None:
+    def __init__(
+        self, directory: Path, root: Path, limits: RollLimits, token: str, branches: BranchStore
+    ) -> None:
         self._directory = directory
-        self._waiting = root / "waiting"
+        self._branches = branches
+        self._waiting = branches.waiting
         self._rolling = root / "rolling"
         self._limits = limits
         self._token = token
@@ -96,7 +100,7 @@ class Roller:
         make_directory(self._rolling)
 
     def adopt(self, incarnation: Incarnation) -> None:
-        """Roll the rows of an incarnation from now on: our own, or one that ended."""
+        """Roll the rows of an incarnation from now on: ours. Those that are raised are as well."""
         # Without the lock: a roll may take seconds, and a prepare must not wait for it.
         self._own |= {incarnation}
 
@@ -104,7 +108,7 @@ class Roller:
         """Roll what is due.
 
         Args:
-            now_s: a clock that never goes back.
+            now_s: seconds since 1970.
 
         Raises:
             OSError: tried again at the next turn.
@@ -112,14 +116,14 @@ class Roller:
         """
         with self._lock:
             self._resume()
-            rolls = self._entries(self._rolling)
-            segments = self._entries(self._waiting)
-            self._remember(rolls | segments, now_s)
+            rolls = {entry.name for entry in self._rolling.iterdir()}
+            segments = self._segments()
+            self._remember(rolls, segments, now_s)
             late_s = now_s - FILES_ADOPT_S
             for name in sorted(rolls):
                 if self._since_s[name] <= late_s:
                     self._take_over(name)
-            own = {name for name in segments if _branch(name).incarnation in self._own}
+            own = self._ours(segments)
             aged = {
                 name
                 for name in segments - own
@@ -133,24 +137,36 @@ class Roller:
         """Roll all rows of ours that wait, due or not."""
         with self._lock:
             self._resume()
-            names = self._entries(self._waiting)
-            self._roll({name for name in names if _branch(name).incarnation in self._own})
+            self._roll(self._ours(self._segments()))
 
     def _resume(self) -> None:
         """Bring rolls to their end that an error interrupted."""
         for name in sorted(self._open):
             self._finish(self._rolling / name)
 
-    def _entries(self, directory: Path) -> set[str]:
-        entries = {entry.name for entry in directory.iterdir()}
-        if directory == self._waiting:
-            return {name for name in entries if branch_of_segment(name) is not None}
-        return entries
+    def _segments(self) -> set[str]:
+        names = {entry.name for entry in self._waiting.iterdir()}
+        return {name for name in names if branch_of_segment(name) is not None}
 
-    def _remember(self, names: set[str], now_s: float) -> None:
-        """Note when each name was seen first."""
-        self._since_s = {name: self._since_s.get(name, now_s) for name in names}
-        self._footers = {name: foot for name, foot in self._footers.items() if name in names}
+    def _ours(self, segments: set[str]) -> set[str]:
+        """Those of our own incarnation and of all that are raised, which will never roll them."""
+        ended = {_branch(name).incarnation for name in segments} - self._own
+        self._own |= {each for each in ended if self._branches.is_raised(each)}
+        return {name for name in segments if _branch(name).incarnation in self._own}
+
+    def _remember(self, rolls: set[str], segments: set[str], now_s: float) -> None:
+        """Note since when a roll has been seen, and since when a segment has waited."""
+        since_s = {name: self._since_s.get(name, now_s) for name in rolls}
+        for name in segments:
+            try:
+                # Its own time outlives workers; another host's clock may be ahead of ours.
+                written_s = (self._waiting / name).stat().st_mtime
+            except FileNotFoundError:
+                continue
+            since_s[name] = min(written_s, self._since_s.get(name, now_s))
+        segments &= since_s.keys()
+        self._since_s = since_s
+        self._footers = {name: foot for name, foot in self._footers.items() if name in segments}
 
     def _is_due(self, names: set[str], now_s: float) -> bool:
         rows: dict[str, int] = {}

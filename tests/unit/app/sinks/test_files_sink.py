@@ -237,12 +237,18 @@ def committed(directory: Path, roller: Roller, incarnation: str, commit_epoch: i
     at = branch(incarnation, commit_epoch)
     store.prepare(at, segment_chunks("json", {"": Rows(len(lines), packed)}))
     store.commit_branch(at)
+    os.utime(store.waiting / f"{incarnation}.{commit_epoch}", (0.0, 0.0))
 
 
 @pytest.fixture
 def roller(tmp_path) -> Roller:
+    return roller_of(tmp_path, "me")
+
+
+def roller_of(tmp_path: Path, token: str) -> Roller:
     limits = RollLimits(rows=3, size_bytes=100, interval_s=60.0)
-    return Roller(tmp_path / "out", tmp_path / "root", limits, "me")
+    root = tmp_path / "root"
+    return Roller(tmp_path / "out", root, limits, token, BranchStore(root))
 
 
 def shown(tmp_path: Path) -> str:
@@ -269,9 +275,9 @@ def test_rows_become_a_file_when_they_are_many_bytes_or_have_waited_long(roller,
     assert len(visible_files(tmp_path / "out")) == 1
     committed(tmp_path / "root", roller, W, 2, "y")
     roller.turn(1.0)
-    roller.turn(60.0)
+    roller.turn(59.0)
     assert len(visible_files(tmp_path / "out")) == 1
-    roller.turn(61.0)
+    roller.turn(60.0)
     assert len(visible_files(tmp_path / "out")) == 2
 
 
@@ -283,6 +289,19 @@ def test_rows_of_another_worker_are_taken_when_they_are_long_overdue(roller, tmp
     assert shown(tmp_path) == ""
     roller.turn(60.0 + FILES_ADOPT_S)
     assert shown(tmp_path) == "1\n2\n3\n4\n"
+
+
+def test_rows_of_a_raised_worker_are_ours_also_after_restarts(roller, tmp_path):
+    for dead, line in ((V, "1"), (W, "2")):
+        committed(tmp_path / "root", roller, dead, 1, line)
+        roller.turn(59.0)
+        assert line not in shown(tmp_path)
+        BranchStore(tmp_path / "root").raise_marker(dead)
+        if dead == V:
+            roller_of(tmp_path, "next").turn(60.0)
+        else:
+            roller_of(tmp_path, "last").roll_own()
+        assert line in shown(tmp_path)
 
 
 def test_a_roll_is_resumed_after_an_error(roller, tmp_path, monkeypatch):
@@ -305,7 +324,7 @@ def test_a_roller_that_was_stopped_makes_nothing_twice(roller, tmp_path, monkeyp
     """Another one takes the roll over while it builds, and finishes it."""
     roller.adopt(W)
     committed(tmp_path / "root", roller, W, 1, "1", "2", "3")
-    other = Roller(tmp_path / "out", tmp_path / "root", RollLimits(3, 100, 60.0), "other")
+    other = roller_of(tmp_path, "other")
     build = Roller._build
 
     def stopped(self, home, names):
@@ -490,7 +509,7 @@ def inherited(directory: Path, interval_s: float, said: list[str]) -> None:
                 sink.roll_back(each)
         sink.raise_marker(W)
     assert sink.branches() == []
-    for now_s in (1e6, 2e6):
+    for now_s in (1e10, 2e10):
         sink._opened.roller.turn(now_s)
     sink.close()
 
