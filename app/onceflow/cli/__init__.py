@@ -35,6 +35,7 @@ NOUNS: dict[str, _Noun] = {
     "kafka": _Noun("onceflow.cli.kafka", "Start, stop and look at a local Kafka."),
     "handback": _Noun("onceflow.cli.handback", "Prepare an application to return to stock Faust."),
     "meta": _Noun("onceflow.cli.meta", "The replicated group: serve, status, members, backup, kv."),
+    "txn": _Noun("onceflow.cli.txn", "Transactions with two-phase sinks: list, show, resolve."),
     "config": _Noun("onceflow.cli.config", "Show the effective settings and their sources."),
 }
 """Every command, in the order of ``--help``. Each module holds a ``typer.Typer`` named ``app``."""

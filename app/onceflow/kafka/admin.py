@@ -86,6 +86,19 @@ class Admin:
             "describe topics", lambda s: describe_topics(self._client, wanted, s), timeout_s
         )
 
+    async def partitions(self, timeout_s: float = limits.ADMIN_S_MAX) -> frozenset[Partition]:
+        """Every partition of every topic, Kafka's own topics left out."""
+        return await self._blocking("list topics", self._partitions, timeout_s)
+
+    def _partitions(self, timeout_s: float) -> frozenset[Partition]:
+        found = self._client.list_topics(timeout=timeout_s).topics
+        return frozenset(
+            Partition(name, number)
+            for name, topic in found.items()
+            if not name.startswith("__")
+            for number in topic.partitions
+        )
+
     async def topic_configs(
         self, names: Iterable[str], timeout_s: float = limits.ADMIN_S_MAX
     ) -> dict[str, dict[str, str]]:
