@@ -443,6 +443,10 @@ CONNECT_S_MAX = 5
 SINK_OPEN_S_MAX = 20.0
 """Checking a two-phase sink when a worker starts: a handful of small queries, and making tables."""
 
+COLUMNAR_ROWS_MIN = 64
+"""Rows of one yield from which on they become columns before they are written. It costs 0.1 ms and
+saves 3 us per row."""
+
 ROW_SHAPES_MAX = 4_096
 """Combinations of column names and value types that a sink remembers, about 1 kB each. A stream has
 a handful; past it they are worked out anew."""

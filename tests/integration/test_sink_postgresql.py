@@ -113,6 +113,36 @@ def test_arrow_columns_arrive_as_they_were(sink_of, sql, key):
     assert found == [tuple(row[name] for name in names) for row in rows]
 
 
+@pytest.mark.parametrize("key", [None, ["id"]])
+def test_long_lists_arrive_as_they_were(sink_of, sql, key):
+    columns = {"id": "int", "word": "text", "ratio": "float8", "flag": "bool", "at": "date"}
+    sink = sink_of(create_table=columns, key=key)
+    rows = [
+        {
+            "id": number,
+            "word": None if number % 3 else f"a\n\\.\n{number}",
+            "ratio": number / 7,
+            "flag": number % 2 == 0,
+        }
+        for number in range(300)
+    ]
+    dated = [{"id": number, "at": dt.date(2024, 1, 1)} for number in range(300, 400)]
+    write(sink, 1, rows[:150], rows[150:], dated)
+    found = sql("SELECT id, word, ratio, flag, at FROM t ORDER BY id")
+    assert found[:300] == [(*row.values(), None) for row in rows]
+    assert {row[4] for row in found[300:]} == {dt.date(2024, 1, 1)}
+    with pytest.raises(RowsRefused) as refused:
+        sink.prepare(branch(2), [sink.encode(each) for each in (rows, [{"id": 2**40}] * 99, rows)])
+    assert refused.value.culprit == 1
+
+
+def test_columns_that_a_batch_adds_are_left_out(sink_of, sql):
+    sink = sink_of(create_table={"id": "int", "_offset": "bigint"})
+    names = ["_key", "_offset", "_timestamp", "id"]
+    write(sink, 1, pa.record_batch([[b"k"], [5], [1], [7]], names=names))
+    assert sql("SELECT id, _offset FROM t") == [(7, 5)]
+
+
 def test_a_line_that_ends_csv_in_older_servers_is_written_as_it_is(sink_of, sql):
     sink = sink_of(create_table={"word": "text"})
     write(sink, 1, pa.table({"word": ["\\.", "a\n\\.\nb", "c"]}))

@@ -18,11 +18,13 @@ from onceflow.columns.arrow import ArrowError, pa, pc
 from onceflow.errors import SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from onceflow.columns.arrow import ArrowArray, ArrowTable, ArrowType
 
 _csv: Any = cast("Any", pyarrow.csv)
+
+_SIMPLE: Final = frozenset({bool, float, int, str})
 
 _FORM: Final = _csv.WriteOptions(include_header=False, quoting_style="needed")
 """Texts are always quoted and nulls never, so that an empty text differs from none."""
@@ -59,6 +61,31 @@ def as_arrow_table(value: object) -> ArrowTable | None:
     if isinstance(value, pa.RecordBatch):
         return pa.Table.from_batches([value])
     return None
+
+
+def simple_table(rows: Sequence[object]) -> ArrowTable | None:
+    """Rows as columns, if they are dicts with the same names and of simple values; else None.
+
+    Simple are numbers that fit 64 bits, texts, booleans and None, of one type per column. It costs
+    less than handling the rows one by one, and what is not simple is left to that.
+    """
+    if set(map(type, rows)) != {dict}:
+        return None
+    dicts = cast("Sequence[dict[str, Any]]", rows)
+    names = list(dicts[0])
+    if set(map(len, dicts)) != {len(names)}:
+        return None
+    columns: dict[str, ArrowArray] = {}
+    for name in names:
+        try:
+            values = [row[name] for row in dicts]
+            types = set(map(type, values)) - {type(None)}
+            if len(types) > 1 or not types <= _SIMPLE:
+                return None
+            columns[name] = pa.array(values)
+        except (KeyError, OverflowError, UnicodeError, ArrowError):
+            return None
+    return pa.table(columns)
 
 
 def value_types(table: ArrowTable) -> dict[str, type]:
@@ -120,17 +147,20 @@ def csv_bytes(table: ArrowTable) -> bytes:
     return out.getvalue().to_pybytes()
 
 
-def array_literals(table: ArrowTable, bare: set[str]) -> list[str]:
+def array_literals(tables: Sequence[ArrowTable], bare: set[str]) -> list[str]:
     """Each column as the text of an SQL array, ``{1,NULL,3}``.
 
     Args:
-        table: its columns, in order.
+        tables: with the same columns, in order; their types may differ.
         bare: names of columns whose values need no quotes: numbers and booleans.
     """
-    return [_array_literal(table[name], is_bare=name in bare) for name in table.column_names]
+    return [
+        "{" + ",".join([_elements(t[name], is_bare=name in bare) for t in tables if len(t)]) + "}"
+        for name in tables[0].column_names
+    ]
 
 
-def _array_literal(column: ArrowArray, *, is_bare: bool) -> str:
+def _elements(column: ArrowArray, *, is_bare: bool) -> str:
     texts = pc.cast(column, pa.string()).combine_chunks()
     if not is_bare:
         for special in ("\\", '"'):
@@ -139,4 +169,4 @@ def _array_literal(column: ArrowArray, *, is_bare: bool) -> str:
     # binary_join has no kernel for large lists; an epoch's rows are bounded far below 2 GB.
     texts = pc.fill_null(texts, "NULL")
     joined = pc.binary_join(pa.ListArray.from_arrays([0, len(texts)], texts), ",")
-    return "{" + joined[0].as_py() + "}"
+    return joined[0].as_py()

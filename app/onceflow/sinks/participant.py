@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,9 +53,8 @@ class MarkerRow:
     raised: Standing
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedRows:
-    """The rows of one yield, ready to be sent."""
+class EncodedRows(NamedTuple):
+    """The rows of one yield, ready to be sent. A tuple, because one is made for each yield."""
 
     rows: int
     """How many rows."""
@@ -71,7 +70,7 @@ class Participant(ABC):
     All calls block, and all but ``encode`` come from one thread. Each is bounded: ``prepare`` by
     ``PREPARE_S_MAX``, the others by ``FINISH_S_MAX``; past it, or when the system does not answer,
     they raise ParticipantUnavailable, and the caller tries again later. A call after a lost
-    connection connects again by itself. Every call may be repeated.
+    connection connects again by itself. Every call but ``prepare`` may be repeated.
 
     Attributes:
         name: 1 to 16 of ``[a-z0-9_]``, unique in the application, the same in every process.
@@ -83,8 +82,8 @@ class Participant(ABC):
     def encode(self, value: object) -> EncodedRows:
         """Turn what an agent yielded into rows: a dict, a record, a list of them, Arrow columns.
 
-        Called on the event loop while the record is processed, and does no I/O, so that an error
-        has a record to blame. May come before ``open``.
+        Called after ``open``, on the event loop while the record is processed, and does no I/O, so
+        that an error has a record to blame.
 
         Raises:
             SerializationError: the value cannot become rows of this sink; the agent's ``on_error``

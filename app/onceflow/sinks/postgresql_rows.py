@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from onceflow.columns import csvrows
+from onceflow.columns.batch import KEY_COLUMN, OFFSET_COLUMN, TIMESTAMP_COLUMN
 from onceflow.errors import SerializationError
-from onceflow.limits import ROW_SHAPES_MAX
+from onceflow.limits import COLUMNAR_ROWS_MIN, ROW_SHAPES_MAX
 from onceflow.sinks.participant import EncodedRows
 from onceflow.sinks.postgresql_types import BARE, Column, Kind, converter, is_plain, quoted
 from onceflow.sinks.rows import Delete, Row, items_of, key_values
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from onceflow.columns.arrow import ArrowTable
+
+BATCH_COLUMNS: Final = frozenset({KEY_COLUMN, OFFSET_COLUMN, TIMESTAMP_COLUMN})
+"""What ``RecordBatch.to_arrow`` adds; left out unless the table has columns of these names."""
 
 _ESCAPES: Final = str.maketrans(
     {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\b": "\\b", "\f": "\\f", "\v": "\\v"}
@@ -47,10 +51,12 @@ class Shape:
     texts: tuple[int, ...]
     """Which values are texts, for their size."""
 
+    def size_bytes(self, values: tuple[Any, ...]) -> int:
+        """What a row takes, roughly."""
+        return 8 * len(values) + sum([len(values[index]) for index in self.texts])
+
     def values_of(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         """A row that ``str()`` can write, and that nobody can change any more."""
-        if not self.conversions:
-            return values
         changed = list(values)
         for index, convert in self.conversions:
             changed[index] = convert(changed[index])
@@ -88,32 +94,50 @@ class RowEncoder:
     def encode(self, value: object) -> EncodedRows:
         """See ``Participant.encode``."""
         if type(value) is dict:
-            return self._encode_items([cast("Row", value)])
+            shape, row = shaped = self._shaped(cast("Row", value))
+            return EncodedRows(1, shape.size_bytes(row), [shaped])
         table = csvrows.as_arrow_table(value)
         if table is not None:
             return self._encode_arrow(table)
-        return self._encode_items(items_of(value))
+        items = items_of(value)
+        if len(items) >= COLUMNAR_ROWS_MIN:
+            table = csvrows.simple_table(items)
+            if table is not None and self._takes(table):
+                return self._encode_arrow(table)
+        return self.encode_rows(items)
 
-    def _encode_items(self, items: Sequence[Row | Delete]) -> EncodedRows:
-        rows: list[ShapedRow] = []
-        size_bytes = 0
-        shapes = self._shapes
-        for item in items:
-            if isinstance(item, Delete):
-                shape, values = self._delete_row(item)
-            else:
-                names, values = tuple(item), tuple(item.values())
-                found = shapes.get((names, tuple(map(type, values))))
-                shape = self._shape(names, values) if found is None else found
-            try:
-                row = shape.values_of(values)
-            except (ValueError, TypeError) as error:
-                raise SerializationError(
-                    f"a value of a row for table {self._table} cannot be written: {error}"
-                ) from error
-            size_bytes += 8 * len(row) + sum([len(row[index]) for index in shape.texts])
-            rows.append((shape, row))
-        return EncodedRows(len(rows), size_bytes, rows)
+    def encode_rows(self, items: Sequence[Row | Delete]) -> EncodedRows:
+        """Encode rows and deletions one by one, whatever their number.
+
+        Raises:
+            SerializationError: as ``encode``.
+        """
+        rows = list(map(self._shaped, items))
+        return EncodedRows(len(rows), sum([shape.size_bytes(row) for shape, row in rows]), rows)
+
+    def _shaped(self, item: Row | Delete) -> ShapedRow:
+        if isinstance(item, Delete):
+            shape, values = self._delete_row(item)
+        else:
+            names, values = tuple(item), tuple(item.values())
+            found = self._shapes.get((names, tuple(map(type, values))))
+            shape = self._shape(names, values) if found is None else found
+        if not shape.conversions:
+            return shape, values
+        try:
+            return shape, shape.values_of(values)
+        except (ValueError, TypeError) as error:
+            raise SerializationError(
+                f"a value of a row for table {self._table} cannot be written: {error}"
+            ) from error
+
+    def _takes(self, table: ArrowTable) -> bool:
+        """Whether columns of plain rows fit as they are; else each row tells what is wrong."""
+        return all(
+            name in self._columns
+            and (python is type(None) or is_plain(self._columns[name].kind, python))
+            for name, python in csvrows.value_types(table).items()
+        )
 
     def _delete_row(self, delete: Delete) -> tuple[Shape, tuple[Any, ...]]:
         if not self._key:
@@ -197,6 +221,9 @@ class RowEncoder:
         return convert
 
     def _encode_arrow(self, table: ArrowTable) -> EncodedRows:
+        own = [n for n in table.column_names if n in self._columns or n not in BATCH_COLUMNS]
+        if len(own) < len(table.column_names):
+            table = table.select(own)
         types = csvrows.value_types(table)
         names = tuple(types)
         self._check_names(names)
@@ -255,8 +282,8 @@ class Piece:
     columns: tuple[str, ...]
     """Empty while there are only deletions."""
     rows: list[ShapedRow]
-    table: ArrowTable | None
-    """Instead of ``rows``."""
+    tables: list[ArrowTable]
+    """Instead of ``rows``, one per yield."""
     starts: list[int]
     """Number of the first row, from 0, of each yield in it."""
     yields: list[int]
@@ -274,13 +301,17 @@ def pieces_of(yields: Sequence[EncodedRows]) -> list[Piece]:
     for index, encoded in enumerate(yields):
         if isinstance(encoded.payload, ArrowRows):
             arrow = encoded.payload
-            pieces.append(Piece(arrow.columns, [], arrow.table, [0], [index]))
-            piece = None
+            if piece is None or not piece.tables or piece.columns != arrow.columns:
+                piece = Piece(arrow.columns, [], [], [], [])
+                pieces.append(piece)
+            piece.starts.append(sum(map(len, piece.tables)))
+            piece.tables.append(arrow.table)
+            piece.yields.append(index)
             continue
         for shaped in cast("list[ShapedRow]", encoded.payload):
             shape = shaped[0]
             if piece is None or not _joins(piece, shape):
-                piece = Piece((), [], None, [], [])
+                piece = Piece((), [], [], [], [])
                 pieces.append(piece)
             if not shape.is_delete and not piece.columns:
                 piece.columns = shape.columns
@@ -292,4 +323,6 @@ def pieces_of(yields: Sequence[EncodedRows]) -> list[Piece]:
 
 
 def _joins(piece: Piece, shape: Shape) -> bool:
+    if piece.tables:
+        return False
     return shape.is_delete or not piece.columns or shape.columns == piece.columns

@@ -14,6 +14,7 @@ Must never import Faust.
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -80,16 +81,23 @@ class TableWriter:
     def _write_piece(self, piece: Piece) -> None:
         if self._key:
             self._replace(piece)
-        elif piece.table is None:
-            self._copy(piece.columns, copy_text(piece.rows).encode(), "")
+        elif piece.tables:
+            self._copy_tables(piece)
         else:
-            text = csvrows.csv_bytes(piece.table)
-            if b"\n\\." in text or text.startswith(b"\\."):
-                # Servers before version 18 take such a line for the end, even inside quotes.
-                rows = self._encoder.encode(csvrows.rows_of(piece.table)).payload
+            self._copy(piece.columns, copy_text(piece.rows).encode(), "")
+
+    def _copy_tables(self, piece: Piece) -> None:
+        texts = [csvrows.csv_bytes(table) for table in piece.tables]
+        if any(b"\n\\." in text for text in texts):
+            # Servers before version 18 take such a line for the end, even inside quotes.
+            for table in piece.tables:
+                rows = self._encoder.encode_rows(csvrows.rows_of(table)).payload
                 self._copy(piece.columns, copy_text(rows).encode(), "")
-            else:
-                self._copy(piece.columns, text, " WITH (FORMAT csv)")
+            return
+        # The server counts lines, and a quoted text may have several.
+        lines = [text.count(b"\n") for text in texts]
+        piece.starts = [0, *accumulate(lines[:-1])]
+        self._copy(piece.columns, b"".join(texts), " WITH (FORMAT csv)")
 
     def _copy(self, columns: Iterable[str], text: bytes, form: str) -> None:
         listed = ", ".join(map(identifier, columns))
@@ -102,16 +110,15 @@ class TableWriter:
         if len(piece.yields) == 1:
             return piece.yields[0]
         found = _LINE.match(error.diag.context or "")
-        return piece.culprit(int(found[1]) - 1) if found and piece.table is None else None
+        return piece.culprit(int(found[1]) - 1) if found else None
 
     def _replace(self, piece: Piece) -> None:
         gone = [row for shape, row in piece.rows if shape.is_delete]
         if gone:
             self._delete(gone)
-        if piece.table is not None:
+        if piece.tables:
             bare = {name for name in piece.columns if self._columns[name].kind in BARE}
-            literals = csvrows.array_literals(piece.table, bare)
-            self._upsert(piece.columns, literals, [])
+            self._upsert(piece.columns, csvrows.array_literals(piece.tables, bare), [])
         elif piece.columns:
             flags = ["t" if shape.is_delete else "f" for shape, _ in piece.rows] if gone else []
             self._upsert(piece.columns, self._literals(piece.columns, piece.rows), flags)

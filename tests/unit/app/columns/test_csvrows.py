@@ -29,13 +29,13 @@ def test_csv_reads_back_and_nothing_differs_from_an_empty_text(rows):
 
 def test_array_literals_quote_what_is_not_bare():
     table = pa.table({"n": [1, None, 3], "t": ['a"b', None, "c\\,{}"]})
-    assert csvrows.array_literals(table, {"n"}) == ["{1,NULL,3}", '{"a\\"b",NULL,"c\\\\,{}"}']
+    assert csvrows.array_literals([table], {"n"}) == ["{1,NULL,3}", '{"a\\"b",NULL,"c\\\\,{}"}']
 
 
 def test_an_array_of_many_chunks_is_one_literal():
     table = pa.concat_tables([pa.table({"n": [number]}) for number in range(5)])
-    assert csvrows.array_literals(table, {"n"}) == ["{0,1,2,3,4}"]
-    assert csvrows.array_literals(table.slice(0, 0), {"n"}) == ["{}"]
+    assert csvrows.array_literals([table], {"n"}) == ["{0,1,2,3,4}"]
+    assert csvrows.array_literals([table.slice(0, 0)], {"n"}) == ["{}"]
 
 
 def test_value_types_are_pythons_also_of_dictionaries():
@@ -61,3 +61,32 @@ def test_what_has_no_text_is_refused():
     months = pa.array([(1, 2, 3)], pa.month_day_nano_interval())
     with pytest.raises(SerializationError, match="no sink can take"):
         csvrows.value_types(pa.table({"m": months}))
+
+
+def test_literals_of_tables_whose_types_differ_are_joined():
+    tables = [pa.table({"n": [1]}), pa.table({"n": pa.nulls(1)}), pa.table({"n": [2.5]})]
+    assert csvrows.array_literals(tables, {"n"}) == ["{1,NULL,2.5}"]
+
+
+def test_simple_rows_become_columns():
+    rows = [{"a": 1, "b": "x", "c": None, "d": True}, {"d": False, "c": None, "b": None, "a": 2}]
+    table = csvrows.simple_table(rows)
+    assert csvrows.rows_of(table) == [{name: row[name] for name in "abcd"} for row in rows]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"a": 1}, {"b": 1}],
+        [{"a": 1}, {"a": 1, "b": 2}],
+        [{"a": 1}, {"a": 1.5}],
+        [{"a": True}, {"a": 1}],
+        [{"a": 2**63}],
+        [{"a": "\ud800"}],
+        [{"a": b"x"}],
+        [{"a": [1]}],
+        [{"a": 1}, "text"],
+    ],
+)
+def test_other_rows_do_not(rows):
+    assert csvrows.simple_table(rows) is None
