@@ -486,3 +486,23 @@ nothing, and the server's ``max_allowed_packet`` is 16 MiB by default."""
 
 COORDINATOR_HOST_STOP_S = 5.0
 """How long a hosted group may take to end; it writes what is under way, some milliseconds."""
+
+OUTBOX_MESSAGE_BYTES_MAX = 256 * 1024
+"""About the length of one message of an outbox sink: a quarter of what brokers take by default, so
+that a large yield becomes several, and a run of them is bounded."""
+
+OUTBOX_POLL_RECORDS = 2_000
+"""Messages that an applier asks for at once, and applies in one local transaction: some 20 ms of
+work for SQLite, so that other writers of the file are not held up for long."""
+
+OUTBOX_POLL_S = 0.2
+"""How long an applier waits for a first message; also how late it notices new partitions."""
+
+OUTBOX_MEASURE_S = 5.0
+"""How often an applier compares its progress with the end and the id of its topic."""
+
+OUTBOX_STOP_S = 3.0
+"""How long a worker that ends applies what it has committed; the next one applies the rest."""
+
+OUTBOX_UNTOLD_MAX = 100
+"""Refused messages told to the dead letters at once; each may be 256 KiB long."""

@@ -1,4 +1,4 @@
-"""Two-phase sinks: rows in foreign systems that commit with the epoch.
+"""Sinks: rows in foreign systems that match the stream exactly.
 
 Names are resolved when they are first used, so that a driver is loaded only by who uses it.
 """
@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onceflow.sinks.files import Files
     from onceflow.sinks.mysql import MySQL
+    from onceflow.sinks.outbox import OutboxSink
     from onceflow.sinks.participant import Participant
     from onceflow.sinks.postgresql import PostgreSQL
     from onceflow.sinks.rows import Delete
+    from onceflow.sinks.sqlite import SQLite
 
-__all__ = ["Delete", "Files", "MySQL", "Participant", "PostgreSQL"]
+__all__ = ["Delete", "Files", "MySQL", "OutboxSink", "Participant", "PostgreSQL", "SQLite"]
 
 _HOMES = {
     "Delete": "onceflow.sinks.rows",
     "Files": "onceflow.sinks.files",
     "MySQL": "onceflow.sinks.mysql",
+    "OutboxSink": "onceflow.sinks.outbox",
     "Participant": "onceflow.sinks.participant",
     "PostgreSQL": "onceflow.sinks.postgresql",
+    "SQLite": "onceflow.sinks.sqlite",
 }
 
 
