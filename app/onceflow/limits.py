@@ -336,6 +336,9 @@ PARTICIPANT_RETRY_S = 0.1
 PARTICIPANT_RETRY_S_MAX = 5.0
 """Longest of these waits: a database that is back should not wait longer for its branches."""
 
+PARTICIPANTS_MAX = 8
+"""Two-phase sinks of one application: the markers name them, within MARKER_BYTES_MAX."""
+
 PARTICIPANT_STOP_S = 5.0
 """Waiting for a two-phase sink to close when a process ends; what it holds stays there anyway."""
 
@@ -401,14 +404,6 @@ COORDINATOR_PAGE_ROWS_MAX = 1_000
 COORDINATOR_PAGE_BYTES_MAX = 256 * 1024
 """Bytes of rows in one answer, exceeded by one row at most, for the same reason."""
 
-SCAN_INTERVAL_S = 60.0
-"""How often a worker looks for branches that no takeover clears away. They hold locks in the sink,
-but nothing of the stream waits for them."""
-
-AWAIT_BRANCHES_S_MAX = 5.0
-"""How long a sealed epoch waits for the branch of an earlier one; its transaction is open meanwhile
-and must be prepared and decided within 30 s. Past it the epoch is processed again."""
-
 FILES_MOVES_MAX = 100
 """Times that a files sink looks again after a branch was moved under its eyes. It is moved twice in
 its life, so more means that the directory is changed by somebody else."""
@@ -423,6 +418,14 @@ for one listing of a directory."""
 FILES_ADOPT_S = 10.0
 """How long past their time another worker's rows, and a roll that it began, lie still before this
 worker takes them. Taking them from a living one is safe and only costs it the work of the roll."""
+
+SCAN_INTERVAL_S = 60.0
+"""How often a worker looks for branches that no takeover clears away. They hold locks in the sink,
+but nothing of the stream waits for them."""
+
+AWAIT_BRANCHES_S_MAX = 5.0
+"""How long a sealed epoch waits for the branch of an earlier one; its transaction is open meanwhile
+and must be prepared and decided within 30 s. Past it the epoch is processed again."""
 
 PARTICIPANT_LOCK_S_MAX = 3.0
 """Waiting for a lock that another transaction holds in a two-phase sink: an epoch of another worker
@@ -451,9 +454,6 @@ ROW_SHAPES_MAX = 4_096
 """Combinations of column names and value types that a sink remembers, about 1 kB each. A stream has
 a handful; past it they are worked out anew."""
 
-COORDINATOR_STOP_S = 2.0
-"""How long a worker that ends waits to tell the group the rest; its lease runs out anyway."""
-
 COORDINATOR_BACKLOG_MAX = 10_000
 """Changes that wait to be told to the group: a quarter of an hour of two-phase epochs, some 5 MB.
 After that the least important ones are given up."""
@@ -475,6 +475,9 @@ COORDINATOR_OFFSETS_S = 1.0
 
 COORDINATOR_LEASE_MS = 15_000
 """How long a worker counts as alive after it said so; it does so three times as often."""
+
+COORDINATOR_STOP_S = 2.0
+"""How long a worker that ends waits to tell the group the rest; its lease runs out anyway."""
 
 MYSQL_ANSWER_S_MAX = 5.0
 """Waiting for one answer of MySQL. Statements are at most MYSQL_STATEMENT_BYTES_MAX long and locks

@@ -21,10 +21,15 @@ IDLE = re.compile(r"Starting\.\.\.|Stopping\.\.\.|^[|+]")
 
 
 class Worker:
-    """One worker with a data directory of its own, started again and again."""
+    """One worker with a data directory of its own, started again and again.
 
-    def __init__(self, name, directory, environ):
+    Args:
+        program: the module of its application.
+    """
+
+    def __init__(self, name, directory, environ, *, program="harness.faultapp"):
         self.name = name
+        self._program = program
         self.directory = directory / name
         self.directory.mkdir(parents=True, exist_ok=True)
         self.log_path = directory / f"{name}.log"
@@ -37,7 +42,7 @@ class Worker:
         """Start the process; ``environ`` adds to its environment this time."""
         assert self._guard is None, f"{self.name} runs already"
         self._pid_file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "faust", "-A", "harness.faultapp"]
+        command = [sys.executable, "-m", "faust", "-A", self._program]
         # Not -D: Faust takes the short form only after it has read the default.
         command += ["--datadir", str(environ.pop("datadir", self.directory))]
         command += ["worker", "-l", "info", "--without-web"]

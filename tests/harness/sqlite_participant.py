@@ -51,6 +51,7 @@ class SqliteParticipant(Participant):
         self.calls = []
         self.fail = []
         """Errors that the next calls raise, in order; None lets one through."""
+        self.down = False
         self._scope = ""
         self._connection = None
 
@@ -75,6 +76,8 @@ class SqliteParticipant(Participant):
 
     @contextmanager
     def _transaction(self):
+        if self.down:
+            raise ParticipantUnavailable(f"{self.path} is down")
         if self.fail and (error := self.fail.pop(0)) is not None:
             raise error
         try:

@@ -17,6 +17,7 @@ from onceflow.decisions import epoch_effects as fx
 from onceflow.decisions import epoch_events as ev
 from onceflow.decisions.commit_epoch import CommitEpochs, EpochState
 from onceflow.decisions.crash_points import CrashPoint
+from onceflow.engine.holding import Holding
 from onceflow.engine.takeover import TakeoverDriver
 from onceflow.engine.transactions import Transactions
 from onceflow.engine.two_phase import TwoPhase
@@ -36,7 +37,7 @@ from onceflow.observe.logs import get_logger
 from onceflow.observe.metrics import TransactionOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
     from onceflow.engine.runtime import Runtime
     from onceflow.ids import Incarnation, Offset, Partition
@@ -59,15 +60,17 @@ class Epochs:
             it stays at the committed one.
         transactions: the jobs that decide the open transaction.
         two_phase: what the epochs do in two-phase sinks.
+        holding: partitions that are not read while a sink does not take their rows.
         ready: set while the gate is open for the first time and after each takeover.
     """
 
     def __init__(self, runtime: Runtime, own: Incarnation) -> None:
         self.runtime = runtime
         self.work = EpochWork(runtime)
-        self.machine = CommitEpochs(own)
+        self.machine = CommitEpochs(own, runtime.participants.names)
         self.transactions = Transactions(runtime, self.post, self.work.committed)
-        self.two_phase = TwoPhase(runtime, self.post, self.transactions.phases)
+        self.holding = Holding(self._start_at, lambda: self.machine.committed_offsets)
+        self.two_phase = TwoPhase(runtime, self.post, self.transactions.phases, self.holding)
         self.ready = asyncio.Event()
         self.stopped = asyncio.Event()
         self.opened_s = self.closed_s = time.monotonic()
@@ -390,9 +393,13 @@ class Epochs:
         await self.work.drop_attempt(effect.stamp)
 
     def _rewind(self, effect: fx.Rewind) -> None:
+        self._start_at(self.work.position(effect.offsets, self.holding.partitions))
+
+    def _start_at(self, offsets: Mapping[Partition, Offset]) -> None:
         # Not waited for: the poll thread may be inside a revocation, which waits for the events
         # that come after this one.
-        self._spawn(self._positioned(self.work.start_at(effect.offsets)))
+        if offsets:
+            self._spawn(self._positioned(self.runtime.inflow.start_at(offsets)))
 
     async def _positioned(self, started: Coroutine[Any, Any, int]) -> None:
         try:

@@ -25,6 +25,7 @@ from onceflow.limits import (
     PARTICIPANT_RETRY_S,
     PARTICIPANT_RETRY_S_MAX,
     PARTICIPANT_STOP_S,
+    PARTICIPANTS_MAX,
 )
 from onceflow.observe.events import LogEvent
 from onceflow.observe.logs import get_logger
@@ -121,13 +122,19 @@ class Participants:
         """Whether the app has two-phase sinks."""
         return Configured.CONFIGURED if self.seats else Configured.NONE
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all participants, in order."""
+        return tuple(sorted(self.seats))
+
     # -- start and stop --
 
     async def start(self) -> None:
         """Open the sinks of all agents.
 
         Raises:
-            ConfigError: what `Participant.open` found wrong, or two sinks of one name; exit 2.
+            ConfigError: what `Participant.open` found wrong, two sinks of one name, or no
+                coordinator; exit 2.
             Unreachable: one does not answer; exit 3.
         """
         found = self._configured()
@@ -135,6 +142,7 @@ class Participants:
             return
         cluster_id = await self.runtime.clients.admin.cluster_id()
         scope = Scope.of(cluster_id, self.runtime.app.conf.id)
+        self.runtime.check_recorded(self.runtime)
         self.seats = {
             name: Seat(each, self.runtime.metrics.participant_failed)
             for name, each in found.items()
@@ -144,6 +152,7 @@ class Participants:
             if error is not None:
                 raise error
         self.rows.opened.update(found)
+        self.runtime.telling.scope = scope
         log.info(LogEvent.PARTICIPANTS_OPENED, participants=sorted(found), scope=scope.scope)
 
     def _configured(self) -> dict[str, Participant]:
@@ -163,6 +172,11 @@ class Participants:
                         "not be told apart. Nothing was consumed. Use one sink for both agents, "
                         "or give one of them another name=."
                     )
+        if len(found) > PARTICIPANTS_MAX:
+            raise ConfigError(
+                f"The app has {len(found)} two-phase sinks; {PARTICIPANTS_MAX} are possible, "
+                "because each commit names them. Nothing was consumed. Split the app."
+            )
         return found
 
     def __iter__(self) -> Iterator[Seat]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from onceflow.decisions import branch_steps as bs
 from onceflow.decisions.crash_points import CrashPoint
+from onceflow.decisions.marker import NO_COMMIT_EPOCH
 from onceflow.engine.clients import PRODUCER_NUMBERS
 from onceflow.errors import ParticipantUnavailable, Unreachable
 from onceflow.ids import Partition
@@ -52,7 +53,10 @@ async def perform_step(runtime: Runtime, effect: bs.BranchEffect) -> bs.BranchEv
         case bs.ReadMarkerRows(incarnations):
             rows = await participants.marker_rows(incarnations)
             return bs.MarkerRowsRead(
-                {at: row.commit_epoch for at, row in rows.items() if row is not None}
+                {
+                    at: NO_COMMIT_EPOCH if row is None else row.commit_epoch
+                    for at, row in rows.items()
+                }
             )
         case _:
             assert_never(effect)
@@ -100,8 +104,12 @@ async def _read_all(runtime: Runtime) -> dict[Partition, CommittedOffset]:
 
 
 async def _finish(runtime: Runtime, effect: bs.FinishBranches) -> bs.BranchesFinished:
+    commits = {branch for _, branch in effect.commits}
+    aborts = {branch for _, branch in effect.roll_backs}
+    runtime.telling.decided(sorted(commits), sorted(aborts))
     missing = await runtime.participants.commit_branches(effect.commits)
     await runtime.participants.roll_back_branches(effect.roll_backs)
+    runtime.telling.ended(sorted((commits | aborts) - {branch for _, branch in missing}))
     ends = {BranchEnd.COMMITTED: effect.commits - missing, BranchEnd.ROLLED_BACK: effect.roll_backs}
     for end, branches in ends.items():
         runtime.metrics.branches_resolved(end, len(branches))

@@ -29,6 +29,7 @@ from onceflow.engine.replica import Replicas
 from onceflow.engine.replies import Replies
 from onceflow.engine.sender import Sender
 from onceflow.engine.tasks import Tasks
+from onceflow.engine.telling import Telling, check_recorded
 from onceflow.errors import InvariantViolation, OnceflowError
 from onceflow.http.server import AddressOrigin, HttpAddress, HttpServer
 from onceflow.ids import Incarnation, Stamp
@@ -67,6 +68,7 @@ class Runtime:
         partition_counts: of the subscribed topics, pinned when they are subscribed.
         aggregates: columnar state besides the tables.
         records: what the coordinator's group is told; None if the settings name none.
+        check_recorded: refuses two-phase sinks of which nobody would keep a record.
         leave: ends the process because of an error, with its exit code.
         repartition_topics: made by ``group_by``; read by this app only, so trimmed behind it.
     """
@@ -85,6 +87,8 @@ class Runtime:
         self.replicas = Replicas(self)
         self.inflow = Inflow(self)
         self.participants = Participants(self)
+        self.telling = Telling(self)
+        self.check_recorded: Callable[[Runtime], None] = check_recorded
         self.records: Records | None = None
         self.metrics = WorkerMetrics()
         self.health = Health()
@@ -134,8 +138,8 @@ class Runtime:
         bind_process(worker_id=self.settings.worker_id or "-", incarnation=self.incarnation)
         self.metrics.build(version("onceflow"), librdkafka_version())
         await self.clients.start()
-        await self.participants.start()
         self.records = await start_records(self)
+        await self.participants.start()
         self._epochs = epochs(self, self.incarnation)
         self.sender.in_worker = True
         self.sender.arrived = self._epochs.wake

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
     from onceflow.decisions import epoch_effects as fx
+    from onceflow.engine.holding import Holding
     from onceflow.engine.participants import Seat
     from onceflow.engine.rows import BufferedRows
     from onceflow.engine.runtime import Runtime
-    from onceflow.ids import CommitEpoch
+    from onceflow.ids import CommitEpoch, Partition
 
 log = get_logger(__name__)
 
@@ -50,6 +51,7 @@ class TwoPhase:
         runtime: Runtime,
         post: Callable[[ev.EpochEvent], None],
         phases: MutableMapping[str, float],
+        holding: Holding,
     ) -> None:
         """Make the room.
 
@@ -57,11 +59,13 @@ class TwoPhase:
             runtime: the engine of the app.
             post: takes what happened.
             phases: takes how long the epoch's phases took.
+            holding: the partitions whose rows are not taken at the moment.
         """
         self.runtime = runtime
         self.in_doubt: dict[CommitEpoch, float] = {}
         self._post = post
         self._phases = phases
+        self._holding = holding
 
     @property
     def rows(self) -> ev.SinkRows:
@@ -71,6 +75,11 @@ class TwoPhase:
     def _branch(self, commit_epoch: CommitEpoch) -> BranchId:
         return BranchId(self.runtime.incarnation, commit_epoch)
 
+    def _partitions(self) -> frozenset[Partition]:
+        """Return the partitions of the epoch that is being decided."""
+        pending = self.runtime.epochs.machine.on_the_way
+        return frozenset(pending.positions) if pending is not None else frozenset()
+
     # -- before the decision --
 
     async def prepare(self, effect: fx.Prepare) -> None:
@@ -79,7 +88,8 @@ class TwoPhase:
         participants = self.runtime.participants
         rows = {seat.name: list(participants.rows.of(seat.name)) for seat in participants}
         self.runtime.crash(CrashPoint.BEFORE_PREPARE)
-        branch = self._branch(effect.commit_epoch)
+        branch, partitions = self._branch(effect.commit_epoch), self._partitions()
+        self.runtime.telling.begun(branch, partitions)
         errors = await asyncio.gather(
             *(self._prepare(seat, branch, rows[seat.name]) for seat in participants),
             return_exceptions=True,
@@ -92,6 +102,8 @@ class TwoPhase:
         if not failed:
             self.runtime.crash(CrashPoint.AFTER_PREPARE)
             self._phases["prepare"] = time.monotonic() - started_s
+            self._holding.prepared()
+            self.runtime.telling.prepared(branch, partitions)
             self._post(ev.Prepared(effect.commit_epoch))
             return
         self._report_failed(effect.commit_epoch, failed, rows)
@@ -132,8 +144,17 @@ class TwoPhase:
                         self.runtime.failures.rows_refused(rows[name], error)
                     elif failure is ev.PrepareFailure.UNAVAILABLE:
                         self.runtime.metrics.participant_failed(name)
+                        self._hold()
                     self._post(ev.PrepareFailed(commit_epoch, failure, str(error)))
                     return
+
+    def _hold(self) -> None:
+        """Hold back the partitions that the open epoch has rows of."""
+        rows = self.runtime.participants.rows
+        names = self.runtime.participants.seats
+        self._holding.hold(
+            frozenset(each.batch.partition for name in names for each in rows.of(name))
+        )
 
     async def await_branches(self, effect: fx.AwaitBranches) -> None:
         """Give earlier branches some time; reports ``BranchesTimedOut``."""
@@ -146,6 +167,7 @@ class TwoPhase:
                 meaning="branches of earlier epochs cannot be finished, so that no further one "
                 "can be prepared; records are replayed until their sinks answer",
             )
+            self._hold()
         self._post(ev.BranchesTimedOut(effect.commit_epoch))
 
     # -- after it --
@@ -154,6 +176,7 @@ class TwoPhase:
         """Commit a branch everywhere; reports ``BranchFinished`` or ``BranchMissing``."""
         self.runtime.crash(CrashPoint.BEFORE_FINISH)
         branch, participants = self._branch(effect.commit_epoch), self.runtime.participants
+        self.runtime.telling.decided([branch], [])
         missing = await participants.commit_branches([(seat.name, branch) for seat in participants])
         self.runtime.crash(CrashPoint.AFTER_FINISH)
         self._ended(effect.commit_epoch)
@@ -164,6 +187,7 @@ class TwoPhase:
                 f"committed in {names}"
             )
             self.runtime.metrics.heuristic_outcome()
+            self.runtime.telling.missing(missing, message)
             log.critical(
                 LogEvent.HEURISTIC_OUTCOME,
                 commit_epoch=effect.commit_epoch,
@@ -172,12 +196,14 @@ class TwoPhase:
             )
             self._post(ev.BranchMissing(effect.commit_epoch, message))
             return
+        self.runtime.telling.ended([branch])
         self._post(ev.BranchFinished(effect.commit_epoch))
 
     async def roll_back(self, effect: fx.RollBackBranch) -> None:
         """Roll a branch back everywhere, and what is left below; reports ``BranchRolledBack``."""
         own, participants = self.runtime.incarnation, self.runtime.participants
         branch = self._branch(effect.commit_epoch)
+        self.runtime.telling.decided([], [branch])
         await participants.roll_back_branches([(seat.name, branch) for seat in participants])
         while True:
             listed = await participants.branches(frozenset({own}))
@@ -192,10 +218,13 @@ class TwoPhase:
                 meaning="a PREPARE of an aborted attempt had arrived late",
             )
         self._ended(effect.commit_epoch)
+        self.runtime.telling.ended([branch])
         self._post(ev.BranchRolledBack(effect.commit_epoch))
 
     def _ended(self, commit_epoch: CommitEpoch) -> None:
         del self.in_doubt[commit_epoch]
+        if not self.in_doubt:
+            self._holding.answered()
 
     def measure(self) -> None:
         """Update the gauges; called about once a second."""

@@ -16,10 +16,10 @@ from onceflow.observe.health import WorkerState
 from onceflow.observe.metrics import RebalanceKind, TransactionOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Mapping
 
     from onceflow.engine.runtime import Runtime
-    from onceflow.ids import Partition, Stamp
+    from onceflow.ids import Offset, Partition, Stamp
 
 
 class EpochWork:
@@ -114,6 +114,7 @@ class EpochWork:
             if self.runtime.failures.policy.quiet:
                 self.runtime.failures.errors.clear()
             self.runtime.health.committed()
+            self.runtime.telling.offsets()
             self.runtime.metrics.tasks_committed(self.runtime.tasks.partitions, wall_ms() / 1000)
 
     async def drop_attempt(self, stamp: Stamp) -> None:
@@ -133,12 +134,14 @@ class EpochWork:
         for agent in list(cast("Any", self.runtime.app).agents.values()):
             await agent.replace_actors()
 
-    def start_at(self, offsets: Mapping[Partition, int]) -> Coroutine[Any, Any, int]:
-        """Position the consumer and all cursors: the next records come from there."""
+    def position(
+        self, offsets: Mapping[Partition, Offset], held: frozenset[Partition]
+    ) -> dict[Partition, Offset]:
+        """Let the next records come from there; returns what is to be read at once."""
         for partition, offset in offsets.items():
             for cursor in self.runtime.inflow.cursors(partition):
                 cursor.done[partition] = offset
-        return self.runtime.inflow.start_at(offsets)
+        return {partition: offset for partition, offset in offsets.items() if partition not in held}
 
     async def forget(self, partitions: frozenset[Partition]) -> None:
         """Close the tasks of partitions that are not ours any more; drop what was read of them."""

@@ -55,6 +55,7 @@ class LogEvent(StrEnum):
     PARTICIPANTS_OPENED = "participants_opened"
     PARTICIPANT_UNAVAILABLE = "participant_unavailable"
     PREPARE_FAILED = "prepare_failed"
+    PARTITIONS_HELD_BACK = "partitions_held_back"
     BRANCH_IN_DOUBT = "branch_in_doubt"
     BRANCHES_RESOLVED = "branches_resolved"
     HEURISTIC_OUTCOME = "heuristic_outcome"

@@ -93,6 +93,7 @@ class TopologyDriver:
             update={"http": "off", "commit_interval_ms": _INTERVAL_MS}
         )
         runtime.clients.makers = makers(self._log)
+        runtime.check_recorded = lambda _: None
         runtime.leave = self._left
         runtime.inflow.poll = cast("Any", MemoryPoll(self._log, runtime.inflow))
         async with AsyncExitStack() as failing:

@@ -78,7 +78,10 @@ async def worker(app, tmp_path, marker=None):
 
 
 def marker(k, released=Handover.HELD, incarnation=DEAD, commit_epoch=9):
-    return Marker(incarnation, CommitEpoch(commit_epoch), CommitEpoch(k), released)
+    of_k = ("lite",)
+    return Marker(
+        incarnation, CommitEpoch(commit_epoch), CommitEpoch(k), released, participants=of_k
+    )
 
 
 async def test_a_branch_whose_epoch_kafka_committed_is_committed(tmp_path, path, fenced):
@@ -201,7 +204,8 @@ async def test_steps_tell_what_they_found(path, tmp_path):
         rows = await perform_step(
             runtime, bs.ReadMarkerRows(frozenset({DEAD, runtime.incarnation}))
         )
-        assert rows == bs.MarkerRowsRead({("lite", DEAD): CommitEpoch(3)})
+        own = ("lite", runtime.incarnation)
+        assert rows == bs.MarkerRowsRead({("lite", DEAD): CommitEpoch(3), own: CommitEpoch(0)})
         refused = await perform_step(runtime, bs.RaiseMarkers(frozenset({DEAD})))
         assert refused == bs.RaiseRefused()
         lost = ("lite", BranchId(DEAD, CommitEpoch(8)))

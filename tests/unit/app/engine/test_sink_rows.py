@@ -10,9 +10,13 @@ import pytest
 
 import onceflow
 from harness.sqlite_participant import SqliteParticipant, committed_rows, prepared_branches
+from onceflow.coordinator.vocabulary import Finding
+from onceflow.decisions.marker import parse
+from onceflow.engine.holding import Holding
 from onceflow.engine.participants import Participants
 from onceflow.engine.rows import EpochRows
 from onceflow.engine.runtime import runtime_of
+from onceflow.engine.telling import check_recorded
 from onceflow.errors import (
     ConfigError,
     OnceflowError,
@@ -22,7 +26,10 @@ from onceflow.errors import (
     StaleAttempt,
     Superseded,
 )
+from onceflow.ids import BranchId, CommitEpoch, Partition
 from onceflow.limits import PARTICIPANT_ROWS_BYTES_MAX
+from onceflow.observe.events import LogEvent
+from onceflow.sinks.gid import Scope, gid_of
 from onceflow.sinks.participant import EncodedRows
 from onceflow.testing import TopologyDriver
 from onceflow.testing.memory_clients import makers
@@ -367,6 +374,83 @@ async def test_a_prepare_that_arrives_after_its_attempt_was_rolled_back_is_found
     assert sample(app, "onceflow_branches_resolved_total", outcome="rolled_back") == 1
 
 
+async def test_a_sink_that_is_down_stops_the_partitions_that_need_it_and_no_others(
+    tmp_path, path, caplog
+):
+    app = onceflow.App("sinks", topic_partitions=1)
+    words, others = app.topic("words", value_type=str), app.topic("others", value_type=str)
+    copies = app.topic("copies", value_type=str)
+    sink = SqliteParticipant(path)
+
+    @app.agent(words, sink=[sink])
+    async def writing(stream):
+        async for word in stream:
+            yield {"word": word}
+
+    @app.agent(others)
+    async def copying(stream):
+        async for word in stream:
+            await copies.send(value=word)
+
+    def copied():
+        return [record.value for record in driver.outputs("copies")]
+
+    async with TopologyDriver(app, tmp_path) as driver:
+        sink.down = True
+        await driver.feed("words", "a")
+        await driver.feed("others", "x")
+        settling = asyncio.ensure_future(driver.settle())
+        await driver_until(lambda: copied() == [b'"x"'])
+        await driver.feed("others", "y")
+        await driver_until(lambda: copied() == [b'"x"', b'"y"'])
+        held = runtime_of(app).epochs.holding.partitions
+        assert [each.topic for each in held] == ["words"]
+        assert not settling.done()
+        sink.down = False
+        await settling
+        assert copied() == [b'"x"', b'"y"']
+    assert committed_rows(path) == rows_of("a")
+    assert LogEvent.PARTITIONS_HELD_BACK in {
+        record.msg["event"] for record in caplog.records if isinstance(record.msg, dict)
+    }
+
+
+async def driver_until(reached):
+    async with asyncio.timeout(20):
+        while not reached():  # noqa: ASYNC110 - what is waited for is written by a thread
+            await asyncio.sleep(0.01)
+
+
+def test_what_is_held_back_is_read_again_after_a_wait_that_grows():
+    loop = asyncio.new_event_loop()
+    started, timers = [], []
+    place, other = Partition("words", 0), Partition("words", 1)
+    holding = Holding(started.append, lambda: {place: 7})
+
+    async def hold():
+        asyncio.get_running_loop().call_later = lambda after_s, call: (
+            timers.append((after_s, call)) or SimpleNamespace(cancel=lambda: None)
+        )
+        holding.hold(frozenset())
+        holding.answered()
+        assert not timers
+        for _ in range(2):
+            holding.hold(frozenset({place, other}))
+            assert holding.partitions == {place, other}
+            holding.answered()
+            holding.answered()
+            timers[-1][1]()
+            assert holding.partitions == frozenset()
+        holding.prepared()
+        holding.hold(frozenset({place}))
+        holding.answered()
+
+    loop.run_until_complete(hold())
+    loop.close()
+    assert [after_s for after_s, _ in timers] == [0.1, 0.2, 0.1]
+    assert started == [{place: 7}, {place: 7}]
+
+
 async def test_a_superseded_worker_leaves_to_be_started_again(tmp_path, path):
     app, words = new_app()
     sink = SqliteParticipant(path)
@@ -419,10 +503,74 @@ async def test_a_worker_does_not_start_where_a_sink_cannot_be_opened(path):
 
     runtime = runtime_of(app)
     runtime.clients.makers = makers(MemoryLog())
+    runtime.check_recorded = lambda _: None
     with pytest.raises(ParticipantUnavailable, match="unable to open"):
         await runtime.participants.start()
     await runtime.participants.stop()
     assert [each.calls for each in sinks] == [["open"], ["open"]]
+
+
+def test_a_worker_with_sinks_and_nobody_who_keeps_a_record_is_refused():
+    app, _ = new_app()
+    with pytest.raises(ConfigError, match="onceflow worker"):
+        check_recorded(runtime_of(app))
+
+
+# -- what the coordinator's group is told --
+
+
+class Told:
+    """Takes what would be told to a group."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda *what: self.calls.append((name, *what))
+
+    async def stop(self, _bound_s):
+        self.calls.append(("stop",))
+
+
+async def test_the_group_is_told_of_each_two_phase_epoch(tmp_path, path):
+    app, words = new_app()
+    sink = SqliteParticipant(path)
+
+    @app.agent(words, sink=[sink])
+    async def copy(stream):
+        async for word in stream:
+            yield {"word": word}
+
+    async with TopologyDriver(app, tmp_path) as driver:
+        runtime_of(app).records = told = Told()
+        await feed(driver, "a")
+        await driver.settle()
+        await driver_until(lambda: not runtime_of(app).epochs.two_phase.in_doubt)
+        sink.fail = [ParticipantUnavailable("down")]
+        await feed(driver, "b")
+        await driver.settle()
+    steps = [call for call in told.calls if call[0] not in {"offsets", "stop"}]
+    assert [call[0] for call in steps] == [
+        *("begun", "prepared", "committed", "ended"),
+        *("begun", "aborted", "ended"),
+        *("begun", "prepared", "committed", "ended"),
+    ]
+    _, branch, partitions, gids, marker = steps[1]
+    assert {Partition("words", 0), Partition("words", 1)} <= partitions
+    assert [name for name, _ in gids] == ["lite"]
+    assert gids[0][1] == gid_of(Scope.of("memory", "sinks"), branch, "lite")
+    assert parse(marker).with_participants == branch.commit_epoch
+    assert {call[1] for call in steps[:4]} == {branch}
+    assert [call for call in told.calls if call[0] == "offsets"]
+
+
+async def test_the_group_is_told_of_what_is_lost(tmp_path, path):
+    app, _ = new_app()
+    runtime = runtime_of(app)
+    runtime.records = told = Told()
+    branch = BranchId(runtime.incarnation, CommitEpoch(3))
+    runtime.telling.missing([("lite", branch)], "it is lost")
+    assert told.calls == [("heuristic", branch, "lite", Finding.BRANCH_MISSING, "it is lost")]
 
 
 def configured(*agents):
@@ -445,6 +593,8 @@ def test_sinks_are_told_apart_by_name(path):
     assert configured(agent("a", one), agent("b", one)) == {"lite": one}
     with pytest.raises(ConfigError, match="Two sinks are named lite"):
         configured(agent("c", one), agent("d", other))
+    with pytest.raises(ConfigError, match="9 two-phase sinks"):
+        configured(agent("f", *(SqliteParticipant(path, f"s{n}") for n in range(9))))
     with pytest.raises(ConfigError, match="reads no topic"):
         configured(agent("e", one, channel=app.channel()))
 

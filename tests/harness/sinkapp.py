@@ -1,0 +1,98 @@
+"""The application of the sink tests: ordinary Faust, run by ``faust -A harness.sinkapp worker``.
+
+Two agents read the same input, one appends and one upserts, each into a sink of its own, so that an
+epoch has two participants. What a row says of its key's state shows lost and doubled records.
+
+Environment: FAULT_APP (application id and prefix of its topics), FAULT_BROKER (its broker URL),
+SINK_SQLITE (a file) or SINK_POSTGRES (a connection string), SINK_STOP (``before:n`` or ``after:n``:
+the process stops itself, as by SIGSTOP, before or after the n-th PREPARE of the first sink).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+
+import faust
+
+from harness.sqlite_participant import SqliteParticipant
+from onceflow.sinks import PostgreSQL
+
+faulthandler.register(signal.SIGRTMIN)
+
+APP_ID = os.environ["FAULT_APP"]
+PARTITIONS = int(os.environ.get("FAULT_PARTITIONS", "4"))
+
+app = faust.App(
+    APP_ID,
+    broker=os.environ["FAULT_BROKER"],
+    topic_partitions=PARTITIONS,
+    consumer_auto_offset_reset="earliest",
+    web_enabled=False,
+)
+inputs = app.topic(f"{APP_ID}-in", key_type=str, value_serializer="json", partitions=PARTITIONS)
+totals = app.Table("totals", default=list, partitions=PARTITIONS)
+seen = app.Table("seen", default=int, partitions=PARTITIONS)
+
+
+def sinks():
+    """The sink that appends, and the one that upserts."""
+    if "SINK_SQLITE" in os.environ:
+        path = os.environ["SINK_SQLITE"]
+        return SqliteParticipant(path, "log"), SqliteParticipant(path, "latest", key="k")
+    dsn = os.environ["SINK_POSTGRES"]
+    log = {"p": "integer", "o": "bigint", "k": "text", "c": "bigint", "t": "bigint"}
+    return (
+        PostgreSQL(dsn, table="log", create_table=log, name="log"),
+        PostgreSQL(
+            dsn,
+            table="latest",
+            key=["k"],
+            create_table={"k": "text", "c": "bigint"},
+            name="latest",
+        ),
+    )
+
+
+appending, upserting = sinks()
+
+
+def stop_at(moment):
+    """Stop this process as SINK_STOP says; it goes on when somebody continues it."""
+    wanted, _, passing = os.environ["SINK_STOP"].partition(":")
+    if wanted == moment:
+        stop_at.passed += 1
+        if stop_at.passed == int(passing):
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+stop_at.passed = 0
+
+if "SINK_STOP" in os.environ:
+    prepare = appending.prepare
+
+    def stopping_prepare(branch, rows):
+        stop_at("before")
+        prepare(branch, rows)
+        stop_at("after")
+
+    appending.prepare = stopping_prepare
+
+
+@app.agent(inputs, name="counting", sink=[appending])
+async def counting(stream):
+    async for event in stream.events():
+        value, message = event.value, event.message
+        key = value["k"]
+        count, total = totals[key] or (0, 0)
+        count, total = count + 1, total + value["v"]
+        totals[key] = [count, total]
+        yield {"p": message.partition, "o": message.offset, "k": key, "c": count, "t": total}
+
+
+@app.agent(inputs, name="upserting", sink=[upserting])
+async def upserting_agent(stream):
+    async for value in stream:
+        seen[value["k"]] += 1
+        yield {"k": value["k"], "c": seen[value["k"]]}
