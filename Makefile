@@ -79,10 +79,14 @@ faults: $(INSTALLED) ## RUNS=n random kills and stops from SEED=s, repeatable
 	$(BIN)/python -m pytest -q -m faults tests/faults --fault-runs=$(RUNS) --fault-seed=$(SEED) \
 		$(ARGS)
 
-# A failure prints its seed, and shrinks. ARGS=--mutations puts known bugs in and looks for them.
-sim: $(INSTALLED) ## simulate SEEDS=n groups of ENGINE=raft|paxos|all from SEED=s on (consensus)
-	$(BIN)/python -m onceflow_consensus.testing.simulator --engine $(ENGINE) --first $(SEED) \
-		$(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+# A failure prints its seed, and what led to it. ARGS=--mutations puts known bugs in and looks for
+# them. ENGINE=epochs is workers with two-phase sinks, the others are the replicated group.
+SIMULATE_GROUP = $(BIN)/python -m onceflow_consensus.testing.simulator --engine $(ENGINE)
+SIMULATE_SINKS = $(BIN)/python tests/simulation/epochs.py
+SIMULATED = --first $(SEED) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+sim: $(INSTALLED) ## simulate SEEDS=n lives from SEED=s on; ENGINE=raft|paxos|epochs|all
+	$(if $(filter-out epochs,$(ENGINE)),$(SIMULATE_GROUP) $(SIMULATED))
+	$(if $(filter epochs all,$(ENGINE)),$(SIMULATE_SINKS) $(SIMULATED))
 
 bench: $(INSTALLED) ## side-by-side benchmarks: a table, and JSON lines; ARGS=--quick for a short one
 	$(BIN)/python tests/bench $(ARGS)

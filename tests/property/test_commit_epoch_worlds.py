@@ -18,7 +18,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from harness.epoch_world import PARTITIONS, Begun, Fault, ViolationError, Worker, World, run
+from harness.epoch_worker import PARTITIONS, Begun, Fault, ViolationError, Worker
+from harness.epoch_world import World, run
 from onceflow.decisions import epoch_effects as fx
 from onceflow.decisions import epoch_events as ev
 from onceflow.decisions import takeover as td
