@@ -33,7 +33,7 @@ class Performer:
         self.run, self.proxy, self.kafka, self.plan = run, proxy, kafka, plan
 
     def perform(self, step):
-        self.run.wait_more(step.after_outputs, WAIT_S)
+        self.wait_more(step.after_outputs)
         getattr(self, step.kind)(self.run.workers[step.worker], step)
         self.revive()
 
@@ -45,6 +45,16 @@ class Performer:
             self.revive()
             time.sleep(0.1)
         self.run.finish(40)
+
+    def wait_more(self, count):
+        """Wait for so many outputs more; a worker that has left for a reason is started again."""
+        reached = self.run.echoed + count
+        deadline = time.monotonic() + WAIT_S
+        while self.run.echoed < reached and not self.run.reflected and time.monotonic() < deadline:
+            self.revive()
+            time.sleep(0.1)
+        if not self.run.reflected:
+            self.run.wait_echoed(reached, 1.0)
 
     def revive(self):
         """Start every worker of the plan that does not run; none may have left without a reason."""
@@ -90,7 +100,7 @@ class Performer:
 
     def join(self, _, step):
         self.run.worker("d")
-        self.run.wait_more(20, WAIT_S)
+        self.wait_more(20)
         self.leave(self.run.workers["d"], step)
 
     def leave(self, worker, _):
@@ -107,11 +117,11 @@ class Performer:
             times=step.times,
             delay_s=step.seconds,
         )
-        self.run.wait_more(20, WAIT_S)
+        self.wait_more(20)
 
     def request(self, _, step):
         self.proxy.rule(Api(step.api), Fault[step.fault], times=step.times, delay_s=step.seconds)
-        self.run.wait_more(20, WAIT_S)
+        self.wait_more(20)
 
     def late_commit(self, _, step):
         late = self.proxy.rule(
@@ -120,7 +130,7 @@ class Performer:
         with suppress(AssertionError):
             late.wait_hit(1, 10)
         self.proxy.cut()
-        self.run.wait_more(10, WAIT_S)
+        self.wait_more(10)
         late.release()
 
     def cut(self, _, step):
@@ -132,7 +142,7 @@ class Performer:
         broker = 1 + step.passing % len(self.kafka.brokers)
         try:
             self.kafka.kill(broker) if step.times > 1 else self.kafka.stop_broker(broker)
-            self.run.wait_more(20, WAIT_S)
+            self.wait_more(20)
         finally:
             # Also when the run has failed: the cluster serves those that follow.
             self.kafka.start_broker(broker)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from confluent_kafka import (
+    OFFSET_INVALID,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -112,6 +113,9 @@ def list_offsets(
                 client, error.args[0], specs, left_s
             ):
                 raise
+        except Unreachable:
+            if time.monotonic() + _RETRY_S > deadline:
+                raise
         time.sleep(_RETRY_S)
 
 
@@ -125,10 +129,20 @@ def _list_offsets_once(
         isolation_level=IsolationLevel.READ_UNCOMMITTED,
         request_timeout=timeout_s,
     )
-    return {
+    found = {
         Partition(row.topic, row.partition): future.result(timeout_s).offset
         for row, future in asked.items()
     }
+    unanswered = sorted(p for p, offset in found.items() if offset == OFFSET_INVALID)
+    if unanswered:
+        # librdkafka hands out its own "no offset", without an error, for partitions whose broker
+        # went away while it was asked. Taken for an offset it would look like a truncated log.
+        names = ", ".join(f"{p.topic}[{p.number}]" for p in unanswered)
+        raise Unreachable(
+            f"Kafka told no offset of {names}: their broker went away while it was asked. Nothing "
+            f"was decided by it. Check the brokers, then start again."
+        )
+    return found
 
 
 def _is_passing(
