@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import itertools
 import json
@@ -15,10 +16,15 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from harness.sqlite_participant import SqliteParticipant
 from onceflow.cli import main
+from onceflow.cli.txn_shown import now_ms
+from onceflow.coordinator.client import CoordinatorClient
+from onceflow.coordinator.vocabulary import Leased, Told
 from onceflow.decisions.marker import Marker
 from onceflow.ids import BranchId, CommitEpoch, Incarnation
 from onceflow.sinks.gid import Scope
 from onceflow.supervisor.hosting import hosted_group, in_directory, present_address
+from onceflow_consensus.client import ClientOptions
+from onceflow_consensus.transport.addresses import parse_address
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
@@ -68,6 +74,18 @@ class Shop:
     def prepare(self, commit_epoch):
         branch = BranchId(OWNER, CommitEpoch(commit_epoch))
         self.sink.prepare(branch, [self.sink.encode({"value": commit_epoch})])
+
+    def hold_lease(self, told_unix_ms):
+        """Tell the record that the worker lives."""
+
+        async def tell():
+            address = parse_address(present_address(self.folder / "data" / "coordinator"))
+            async with CoordinatorClient(ClientOptions("onceflow", [address])) as client:
+                lease = Leased(OWNER, "w-0", "host", 4, 15_000)
+                told = Told(self.scope.scope, self.app_id, told_unix_ms, [lease])
+                await client.tell(told)
+
+        asyncio.run(tell())
 
     def txn(self, *arguments, told=None):
         """Run a command; return its exit code, document and talk. ``APP`` is the application."""
@@ -174,6 +192,12 @@ def test_what_is_not_committed_is_aborted_and_the_opposite_needs_force_and_stays
     shop = hosted
     shop.commit_marker(7)
     shop.prepare(9)
+    shop.hold_lease(now_ms())
+    code, _, err = shop.txn("resolve", "APP", f"9@{OWNER}", "abort")
+    assert code == 1
+    assert "lives (process 4 on host)" in err
+    # Told a minute ago, and nobody let the time of the log go on since.
+    shop.hold_lease(now_ms() - 60_000)
     code, _, err = shop.txn("resolve", "APP", f"9@{OWNER}", "commit")
     assert code == 1
     assert "The evidence says abort, not commit" in err

@@ -35,6 +35,7 @@ from onceflow.engine.by_hand import (
     scope_of,
 )
 from onceflow.errors import OnceflowError, Unreachable
+from onceflow.limits import COORDINATOR_LEASE_MS
 
 if TYPE_CHECKING:
     from onceflow.coordinator.client import CoordinatorClient
@@ -183,7 +184,14 @@ class _Teller:
         except Unreachable as error:
             sys.stderr.write(f"the record cannot be asked, only sinks and Kafka are: {error}\n")
             return ""
-        found = [row.lease for row in workers.rows if row.lease.incarnation == incarnation]
+        # Nor does it go on while nobody hosts the group; so a lease that was told too long ago by
+        # the clocks on the wall is over as well. Should they differ, the fence keeps it safe.
+        told_after_ms = now_ms() - COORDINATOR_LEASE_MS
+        found = [
+            row.lease
+            for row in workers.rows
+            if row.lease.incarnation == incarnation and row.lease.told_unix_ms > told_after_ms
+        ]
         return "".join(f"process {lease.pid} on {lease.host}" for lease in found)
 
     async def decision(self, branch: BranchId) -> Decision | None:

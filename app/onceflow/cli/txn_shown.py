@@ -196,9 +196,18 @@ def print_document(document: dict[str, Any], indent: str = "") -> None:
         elif isinstance(value, list):
             typer.echo(f"{indent}{name}:")
             for each in value:  # pyright: ignore[reportUnknownVariableType]
-                typer.echo(f"{indent}  - {_line(each)}")  # pyright: ignore[reportUnknownArgumentType]
+                _print_item(each, indent + "  ")  # pyright: ignore[reportUnknownArgumentType]
         else:
             typer.echo(f"{indent}{name}: {value}")
+
+
+def _print_item(item: object, indent: str) -> None:
+    """Print an item of a list, on one line if it holds no lists itself."""
+    if isinstance(item, dict) and any(isinstance(each, list) for each in item.values()):  # pyright: ignore[reportUnknownVariableType]
+        typer.echo(f"{indent}-")
+        print_document(item, indent + "  ")  # pyright: ignore[reportUnknownArgumentType]
+    else:
+        typer.echo(f"{indent}- {_line(item)}")  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _line(value: object) -> str:

@@ -107,3 +107,11 @@ def test_tables_and_documents_are_readable(capsys):
         "recorded:",
         "  - x 1",
     ]
+    print_document({"recorded": [{"x": 1, "y": [2]}]})
+    assert capsys.readouterr().out.splitlines() == [
+        "recorded:",
+        "  -",
+        "    x: 1",
+        "    y:",
+        "      - 2",
+    ]
