@@ -19,18 +19,27 @@ INSTALL = "apt-get install --no-install-recommends postgresql"
 
 
 def binaries() -> Path:
+    """Where all programs of one version lie: a link in PATH leads there."""
     on_path = shutil.which("initdb")
-    debian = Path("/usr/lib/postgresql").glob("*/bin/initdb")
-    found = [Path(on_path)] if on_path else sorted(debian)
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if on_path is not None:
+        found.append(Path(on_path).resolve())
     if not found:
         pytest.fail(f"PostgreSQL's server is not installed. Install it: {INSTALL}")
     return found[-1].parent
 
 
 class PostgresServer:
-    """One server; ``start``, ``kill`` (with all its sessions) and ``remove``."""
+    """One server; ``process`` kills it (with all its sessions) and removes it.
 
-    def __init__(self, *, max_prepared_transactions: int = 64) -> None:
+    Args:
+        max_prepared_transactions: the setting.
+        primary: a running server, of which this one becomes a hot standby.
+    """
+
+    def __init__(
+        self, *, max_prepared_transactions: int = 64, primary: PostgresServer | None = None
+    ) -> None:
         self.process = ServerProcess("postgres", "postgres", "nobody")
         self._binaries = binaries()
         self.settings = {
@@ -41,6 +50,12 @@ class PostgresServer:
             "max_connections": 50,
         }
         self._data = str(self.process.folder / "data")
+        if primary is not None:
+            self.process.run(
+                *(str(self._binaries / "pg_basebackup"), "--pgdata", self._data),
+                *("--dbname", primary.dsn(), "--checkpoint", "fast", "--write-recovery-conf"),
+            )
+            return
         self.process.run(
             *(str(self._binaries / "initdb"), "--pgdata", self._data, "--username", "onceflow"),
             *("--auth", "trust", "--no-sync", "--encoding", "UTF8", "--locale", "C.UTF-8"),
