@@ -17,6 +17,7 @@ from harness.sink_model import DecidingBroker, ModelSink, Row
 from onceflow.decisions import branch_steps as bs
 from onceflow.decisions import epoch_effects as fx
 from onceflow.decisions import epoch_events as ev
+from onceflow.decisions import takeover as td
 from onceflow.decisions.epoch_branches import BranchPhase
 from onceflow.decisions.epoch_states import EpochState
 from onceflow.decisions.scan import BranchScan
@@ -197,6 +198,14 @@ class SinkWorker(Worker):
             if branch.incarnation == self.own and branch.commit_epoch <= commit_epoch:
                 sink.roll_back(branch)
 
+    def job_apply(self, effect: fx.Apply, fault: Fault) -> None:
+        self.world.writes += 1
+        super().job_apply(effect, fault)
+
+    def take_RestoreTasks(self, effect: td.RestoreTasks) -> None:
+        self.world.writes += 1
+        super().take_RestoreTasks(effect)
+
     # Taking over and scanning.
 
     def listed(self, incarnations: frozenset[Incarnation] | None) -> frozenset[bs.BranchAt]:
@@ -333,7 +342,9 @@ class SinkWorld(World):
     """Steps of scans, to tell them from those of takeovers."""
     sinks: dict[str, ModelSink] = field(default_factory=dict)
     checked: tuple[int, ...] = ()
-    """How much had changed when rows were checked last."""
+    """How much had changed at the last check."""
+    writes: int = 0
+    """How often a store was written or restored."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -388,10 +399,12 @@ class SinkWorld(World):
             )
 
     def check(self) -> None:
-        super().check()
-        changes = (self.broker.changes, *(sink.changes for sink in self.sinks.values()))
+        """Check everything, if anything that can be checked has changed."""
+        sinks = (sink.changes for sink in self.sinks.values())
+        changes = (self.broker.changes, self.writes, *sinks)
         if changes != self.checked:
             self.checked = changes
+            super().check()
             self.check_sinks()
 
     def check_sinks(self) -> None:
