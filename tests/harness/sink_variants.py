@@ -324,4 +324,5 @@ RARE = (
     "no raise",
 )
 """Rules whose breach no seed is known to show; ``make sim ENGINE=epochs ARGS=--mutations`` looks
-for one."""
+for one. The first is shown by a life that is told step by step. What the other two forbid leaves
+branches to the scan, so that rows wait and are not lost."""
