@@ -50,18 +50,13 @@ def append_entries(state: RaftState, entries: tuple[Entry, ...]) -> bool:
     if adds_to_others and total_bytes > state.options.max_uncommitted_bytes:
         return False
     state.uncommitted_bytes = total_bytes
+    term = state.term
     next_index = state.log.last_index + 1
     last_index = state.log.append(
-        tuple(
-            [
-                Entry(state.term, index, entry.kind, entry.data)
-                for index, entry in enumerate(entries, next_index)
-            ]
-        )
+        tuple([Entry(term, i, each.kind, each.data) for i, each in enumerate(entries, next_index)])
     )
-    state.post(
-        Message(MessageKind.APP_RESP, state.peer_id, state.peer_id, state.term, index=last_index)
-    )
+    own_id = state.peer_id
+    state.post(Message(MessageKind.APP_RESP, own_id, own_id, term, index=last_index))
     return True
 
 

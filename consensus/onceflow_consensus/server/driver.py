@@ -271,6 +271,8 @@ class Driver:
             member.data.applied_index = entry.index
             member.counters.entries_applied_total += 1
             member.administration.applied(entry)
+        # Clients need not wait for what is noted of it here.
+        member.outbox.flush()
         member.snapshots.applied(work.entries)
         for response in work.responses:
             self._replica.step(response)
