@@ -78,8 +78,6 @@ class RaftLog:
         unstable = self.unstable
         if index >= unstable.offset:
             return limit_bytes(tuple(unstable.entries[index - unstable.offset :]), max_bytes)
-        if index > self.last_index:
-            return ()
         return self.slice(index, self.last_index + 1, max_bytes)
 
     def slice(self, low: LogIndex, high: LogIndex, max_bytes: int) -> tuple[Entry, ...]:
@@ -118,15 +116,16 @@ class RaftLog:
         Raises:
             InvariantViolation: a committed entry would be replaced.
         """
-        if entries:
-            invariant(
-                entries[0].index > self.commit_index,
-                "INV-RAFT-3: a committed entry is never replaced",
-                first=entries[0].index,
-                commit_index=self.commit_index,
-            )
-            self.unstable.truncate_and_append(entries)
-        return self.last_index
+        if not entries:
+            return self.last_index
+        invariant(
+            entries[0].index > self.commit_index,
+            "INV-RAFT-3: a committed entry is never replaced",
+            first=entries[0].index,
+            commit_index=self.commit_index,
+        )
+        self.unstable.truncate_and_append(entries)
+        return entries[-1].index
 
     def commit_to(self, index: LogIndex) -> bool:
         """Raise the commit index; return whether it rose. A lower index changes nothing.
