@@ -36,7 +36,9 @@ FORMAT_VERSION = 1
 BATCH_MAGIC = b"OFB\x01"
 
 _BATCH = struct.Struct("<4sIIIQ")
+_CHECKED_OF_BATCH = struct.Struct("<IIQ")
 _RECORD = struct.Struct("<IIB")
+_CHECKED_OF_RECORD = struct.Struct("<IB")
 _ENTRY = struct.Struct("<QQB")
 _HARD_STATE = struct.Struct("<QQQ")
 _BASE = struct.Struct("<QQB")
@@ -87,9 +89,8 @@ class DamagedError(Exception):
 def encode_record(record: Record) -> bytes:
     """Return a record's binary form."""
     if isinstance(record, Entry):
-        kind = _ENTRY_KIND
-        head = _ENTRY.pack(record.term, record.index, _KIND_NUMBERS[record.kind])
-        body = head + record.data
+        kind, number = _ENTRY_KIND, _KIND_NUMBERS[record.kind]
+        body = _ENTRY.pack(record.term, record.index, number) + record.data
     elif isinstance(record, HardState):
         kind = _HARD_STATE_KIND
         body = _HARD_STATE.pack(record.term, record.vote, record.commit_index)
@@ -98,15 +99,15 @@ def encode_record(record: Record) -> bytes:
         body = _BASE.pack(record.index, record.term, record.kind.value)
     else:
         kind, body = _CLOSED_KIND, b""
-    header = _RECORD.pack(0, len(body), kind)
-    return crc32c(header[4:], body).to_bytes(4, "little") + header[4:] + body
+    checked = _CHECKED_OF_RECORD.pack(len(body), kind) + body
+    return crc32c(checked).to_bytes(4, "little") + checked
 
 
 def encode_batch(salt: bytes, sequence: int, payload: bytes) -> bytes:
     """Return a batch: what is written at once and made durable by one sync."""
-    header = _BATCH.pack(BATCH_MAGIC, 0, len(payload), 0, sequence)
-    checksum = crc32c(salt, header[8:], payload)
-    return _BATCH.pack(BATCH_MAGIC, checksum, len(payload), 0, sequence) + payload
+    checked = _CHECKED_OF_BATCH.pack(len(payload), 0, sequence)
+    checksum = crc32c(salt, checked, payload).to_bytes(4, "little")
+    return BATCH_MAGIC + checksum + checked + payload
 
 
 def read_batch(salt: bytes, data: bytes, offset: int) -> tuple[int, bytes]:
