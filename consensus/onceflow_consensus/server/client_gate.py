@@ -13,29 +13,23 @@ from typing import TYPE_CHECKING
 from onceflow_consensus.limits import MAX_CLIENT_FRAME_BYTES, MAX_CLIENTS
 from onceflow_consensus.raft.roles import Role
 from onceflow_consensus.server.conversations import Conversation
-from onceflow_consensus.transport.connection import FrameLink
+from onceflow_consensus.server.entrance import Entrance
 from onceflow_consensus.transport.requests import (
-    PROTOCOL_VERSION,
     Hello,
     Purpose,
     Read,
     Refusal,
-    Refused,
     Submit,
     TendSession,
-    Welcome,
-    decode_hello,
     decode_request,
-    encode,
 )
-from onceflow_consensus.transport.tls import server_context
 
 if TYPE_CHECKING:
-    from onceflow_consensus.server.member import Member
-    from onceflow_consensus.transport.requests import Request
+    from collections.abc import Callable
 
-_GREETING_S = 5.0
-"""Who has not introduced itself after this is closed."""
+    from onceflow_consensus.server.member import Member
+    from onceflow_consensus.transport.connection import FrameLink
+    from onceflow_consensus.transport.requests import Request
 
 
 class ClientGate:
@@ -43,7 +37,14 @@ class ClientGate:
 
     def __init__(self, member: Member) -> None:
         self._member = member
-        self._server: asyncio.Server | None = None
+        self._entrance = Entrance(
+            member.options,
+            member.counters,
+            MAX_CLIENT_FRAME_BYTES,
+            self._objection,
+            self._admit,
+            self._left,
+        )
         self._conversations: dict[FrameLink, Conversation] = {}
         self._is_closing = False
 
@@ -55,80 +56,46 @@ class ClientGate:
             InvalidOptions: the TLS files cannot be used.
         """
         options = self._member.options
-        tls = None if options.client_tls is None else server_context(options.client_tls)
-        address = options.listen.client
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._admit, address.host, address.port, ssl=tls)
+        await self._entrance.listen(options.listen.client, options.client_tls)
 
     @property
     def port(self) -> int:
         """Return the port that is listened on."""
-        return 0 if self._server is None else int(self._server.sockets[0].getsockname()[1])
+        return self._entrance.port
 
     @property
     def client_count(self) -> int:
         """Return how many clients are connected."""
-        return len(self._conversations)
-
-    def _admit(self) -> FrameLink:
-        link = FrameLink(MAX_CLIENT_FRAME_BYTES, self._greet, self._closed)
-        self._conversations[link] = Conversation(link, self._member.outbox)
-        loop = asyncio.get_running_loop()
-
-        def give_up() -> None:
-            if link.on_bodies == self._greet:
-                link.abort()
-
-        loop.call_later(_GREETING_S, give_up)
-        return link
-
-    def _closed(self, link: FrameLink, _error: Exception | None) -> None:
-        self._conversations.pop(link, None)
-
-    def _greet(self, link: FrameLink, bodies: list[bytes]) -> None:
-        refusal, detail = self._objection(decode_hello(bodies[0]))
-        if refusal is not None:
-            self._member.counters.connections_refused_total += 1
-            link.send(encode(Refused(0, refusal, "", detail)))
-            link.close()
-            return
-        link.on_bodies = self._take
-        link.send(encode(Welcome(self._member.options.peer_id, MAX_CLIENT_FRAME_BYTES)))
-        link.flush()
-        if len(bodies) > 1:
-            self._take(link, bodies[1:])
+        return len(self._entrance.links)
 
     def _objection(self, hello: Hello) -> tuple[Refusal | None, str]:
-        options = self._member.options
+        given, expected = hello.token.encode(), self._member.options.client_token.encode()
         rules = (
-            (
-                hello.version != PROTOCOL_VERSION,
-                Refusal.WRONG_VERSION,
-                f"this member speaks version {PROTOCOL_VERSION}",
-            ),
-            (
-                hello.cluster_id != options.cluster_id,
-                Refusal.WRONG_CLUSTER,
-                "this member belongs to another group",
-            ),
             (
                 hello.purpose is not Purpose.CLIENT,
                 Refusal.BAD_REQUEST,
                 "this address is for clients; peers have another one",
             ),
             (
-                not hmac.compare_digest(hello.token.encode(), options.client_token.encode()),
+                not hmac.compare_digest(given, expected),
                 Refusal.NOT_AUTHENTICATED,
                 "the token is missing or wrong",
             ),
             (self._is_closing, Refusal.SHUTTING_DOWN, ""),
             (
-                len(self._conversations) > MAX_CLIENTS,
+                self.client_count > MAX_CLIENTS,
                 Refusal.OVERLOADED,
                 f"{MAX_CLIENTS} clients are connected",
             ),
         )
         return next(((why, detail) for is_met, why, detail in rules if is_met), (None, ""))
+
+    def _admit(self, link: FrameLink, _hello: Hello) -> Callable[[FrameLink, list[bytes]], None]:
+        self._conversations[link] = Conversation(link, self._member.outbox)
+        return self._take
+
+    def _left(self, link: FrameLink) -> None:
+        self._conversations.pop(link, None)
 
     def _take(self, link: FrameLink, bodies: list[bytes]) -> None:
         conversation = self._conversations[link]
@@ -158,11 +125,10 @@ class ClientGate:
     async def close(self) -> None:
         """Refuse what is under way and close all connections."""
         self._is_closing = True
-        if self._server is not None:
-            self._server.close()
+        self._entrance.stop_listening()
         self._member.proposals.refuse_all(Refusal.SHUTTING_DOWN)
         self._member.reads.refuse_all(Refusal.SHUTTING_DOWN)
         self._member.outbox.flush()
-        for link in [*self._conversations]:
+        for link in [*self._entrance.links]:
             link.close()
         await asyncio.sleep(0)

@@ -12,29 +12,18 @@ from typing import TYPE_CHECKING
 
 from onceflow_consensus.errors import FrameRefused, StorageFailed
 from onceflow_consensus.limits import MAX_FRAME_BYTES
+from onceflow_consensus.server.entrance import Entrance
 from onceflow_consensus.server.state_files import decode_reference
-from onceflow_consensus.transport.connection import FrameLink
-from onceflow_consensus.transport.requests import (
-    PROTOCOL_VERSION,
-    Done,
-    Hello,
-    Purpose,
-    Refusal,
-    Refused,
-    Welcome,
-    decode_hello,
-    encode,
-)
-from onceflow_consensus.transport.tls import server_context
+from onceflow_consensus.transport.requests import Done, Hello, Purpose, Refusal, encode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from onceflow_consensus.quorum.majority import PeerId
     from onceflow_consensus.replica import PeerMessage
     from onceflow_consensus.server.member import Member
     from onceflow_consensus.server.state_files import PartialState, StateReference
-
-_GREETING_S = 5.0
-"""Who has not introduced itself after this is closed."""
+    from onceflow_consensus.transport.connection import FrameLink
 
 
 class PeerGate:
@@ -42,8 +31,14 @@ class PeerGate:
 
     def __init__(self, member: Member) -> None:
         self._member = member
-        self._server: asyncio.Server | None = None
-        self._links: set[FrameLink] = set()
+        self._entrance = Entrance(
+            member.options,
+            member.counters,
+            MAX_FRAME_BYTES,
+            self._objection,
+            self._admit,
+            self._left,
+        )
         self._receiving: dict[FrameLink, _Receiving] = {}
 
     async def listen(self) -> None:
@@ -54,64 +49,31 @@ class PeerGate:
             InvalidOptions: the TLS files cannot be used.
         """
         options = self._member.options
-        tls = None if options.peer_tls is None else server_context(options.peer_tls)
-        address = options.listen.peer
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._admit, address.host, address.port, ssl=tls)
+        await self._entrance.listen(options.listen.peer, options.peer_tls)
 
     @property
     def port(self) -> int:
         """Return the port that is listened on."""
-        return 0 if self._server is None else int(self._server.sockets[0].getsockname()[1])
-
-    def _admit(self) -> FrameLink:
-        link = FrameLink(MAX_FRAME_BYTES, self._greet, self._closed)
-        self._links.add(link)
-        loop = asyncio.get_running_loop()
-
-        def give_up() -> None:
-            if link.on_bodies == self._greet:
-                link.abort()
-
-        loop.call_later(_GREETING_S, give_up)
-        return link
-
-    def _closed(self, link: FrameLink, _error: Exception | None) -> None:
-        self._links.discard(link)
-        receiving = self._receiving.pop(link, None)
-        if receiving is not None:
-            receiving.abandon()
-
-    def _greet(self, link: FrameLink, bodies: list[bytes]) -> None:
-        hello = decode_hello(bodies[0])
-        refusal, detail = self._objection(hello)
-        if refusal is not None:
-            self._member.counters.connections_refused_total += 1
-            link.send(encode(Refused(0, refusal, "", detail)))
-            link.close()
-            return
-        if hello.purpose is Purpose.MESSAGES:
-            link.on_bodies = self._take_messages
-        else:
-            link.on_bodies = self._begin_snapshot
-        link.send(encode(Welcome(self._member.options.peer_id, MAX_FRAME_BYTES)))
-        link.flush()
-        if len(bodies) > 1:
-            link.on_bodies(link, bodies[1:])
+        return self._entrance.port
 
     def _objection(self, hello: Hello) -> tuple[Refusal | None, str]:
         options = self._member.options
-        if hello.version != PROTOCOL_VERSION:
-            return Refusal.WRONG_VERSION, f"this member speaks version {PROTOCOL_VERSION}"
         if hello.purpose is Purpose.CLIENT:
             return Refusal.BAD_REQUEST, "this address is for peers; clients have another one"
-        if hello.cluster_id != options.cluster_id:
-            return Refusal.WRONG_CLUSTER, "this member belongs to another group"
         if hello.engine != options.engine.value:
             return Refusal.WRONG_CLUSTER, f"this group's engine is {options.engine.value}"
         if hello.to != options.peer_id:
             return Refusal.WRONG_CLUSTER, f"this is member {options.peer_id}, not {hello.to}"
         return None, ""
+
+    def _admit(self, _link: FrameLink, hello: Hello) -> Callable[[FrameLink, list[bytes]], None]:
+        is_stream = hello.purpose is not Purpose.MESSAGES
+        return self._begin_snapshot if is_stream else self._take_messages
+
+    def _left(self, link: FrameLink) -> None:
+        receiving = self._receiving.pop(link, None)
+        if receiving is not None:
+            receiving.abandon()
 
     def _take_messages(self, _link: FrameLink, bodies: list[bytes]) -> None:
         decode = self._member.codec.decode
@@ -159,9 +121,8 @@ class PeerGate:
 
     async def close(self) -> None:
         """Stop listening and close all connections."""
-        if self._server is not None:
-            self._server.close()
-        for link in [*self._links]:
+        self._entrance.stop_listening()
+        for link in [*self._entrance.links]:
             link.abort()
         await asyncio.sleep(0)
 
