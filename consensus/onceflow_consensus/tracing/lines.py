@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from onceflow_consensus.quorum.majority import PeerId
     from onceflow_consensus.raft.configuration import Configuration
     from onceflow_consensus.raft.log import RaftLog
-    from onceflow_consensus.raft.messages import Entry, LogIndex, Term
+    from onceflow_consensus.raft.messages import Entry, EntryId, LogIndex, Term
+    from onceflow_consensus.raft.tracker import Tracker
 
 _Message = TypeVar("_Message", Message, PaxosMessage)
 
@@ -31,6 +32,8 @@ MORE_TAG = "trace-more"
 
 PAXOS_TAG = "trace-paxos"
 """Marks the lines of Multi-Paxos."""
+
+_UNBOUNDED = 2**62
 
 _ACTIONS = {
     ChangeOp.ADD_VOTER: "AddNewServer",
@@ -60,17 +63,74 @@ class Trace:
 
 
 class Teller(Generic[_Message]):
-    """What a traced state has in common with others: it tells of a message that was taken.
+    """A traced state: that of an engine, which a subclass is as well, telling every change.
+
+    Commit index, log and configuration change in many places, but never without a message, a
+    change of role or the end of an event following: what changed is told before these.
 
     arriving: a message that is being taken. It is told with the state before it, as soon as
         anything follows from it.
+    tag: of the lines that tell nothing that is the engine's own.
     """
 
     arriving: _Message | None = None
+    tag: str
+    peer_id: PeerId
+    log: RaftLog
+    tracker: Tracker
+
+    def begin(self, trace: Trace) -> None:
+        """Tell how the state begins."""
+        self._trace = trace
+        self._told_commit = self.log.commit_index
+        self._told_last = self.log.last_id
+        self._told_configuration = self.tracker.configuration
+        self.tell(self.tag, "InitState", prop={"terms": term_starts(self.log)})
+
+    def told_state(self) -> tuple[Term, PeerId, str]:
+        """Return term, vote and role."""
+        raise NotImplementedError
+
+    def may_propose(self) -> bool:
+        """Whether what is added to the log was proposed here."""
+        raise NotImplementedError
+
+    def tell_arrival(self, message: _Message) -> None:
+        """Tell of a message that is being taken."""
+        raise NotImplementedError
+
+    def tell_proposal(self, entry: Entry, before: EntryId) -> None:
+        """Tell of an entry that was proposed when the log ended at ``before``."""
+        raise NotImplementedError
+
+    def tell_commit(self) -> None:
+        """Tell that more is committed."""
+        raise NotImplementedError
 
     def catch_up(self) -> None:
         """Tell what changed since the last line."""
-        raise NotImplementedError
+        message, self.arriving = self.arriving, None
+        if message is not None:
+            self.tell_arrival(message)
+        last = self.log.last_id
+        if last != self._told_last:
+            before, self._told_last = self._told_last, last
+            if self.may_propose() and last.index > before.index:
+                for entry in self.log.slice(before.index + 1, last.index + 1, _UNBOUNDED):
+                    self.tell_proposal(entry, before)
+        configuration = self.tracker.configuration
+        if configuration != self._told_configuration:
+            changed: dict[str, object] = {"newconf": texts(configuration.voters.incoming)}
+            self.tell(self.tag, "ApplyConfChange", prop={"cc": changed})
+            self._told_configuration = configuration
+        if self.log.commit_index != self._told_commit:
+            self._told_commit = self.log.commit_index
+            self.tell_commit()
+
+    def is_ready(self) -> None:
+        """Tell that work was handed out."""
+        self.catch_up()
+        self.tell(self.tag, "Ready")
 
     def take(self, message: _Message, take: Callable[[], None]) -> None:
         """Let the engine take a message; one that it refuses at once is not told.
@@ -86,6 +146,33 @@ class Teller(Generic[_Message]):
             self.arriving = None
             raise
         self.catch_up()
+
+    def tell(
+        self,
+        tag: str,
+        name: str,
+        *,
+        message: _Message | None = None,
+        prop: dict[str, object] | None = None,
+        last: EntryId | None = None,
+    ) -> None:
+        """Write a line: an event with the state as far as it was told, or with another ``last``."""
+        last = self._told_last if last is None else last
+        term, vote, role = self.told_state()
+        event: dict[str, object] = {
+            "name": name,
+            "nid": str(self.peer_id),
+            "state": {"term": term, "vote": str(vote), "commit": self._told_commit},
+            "role": role,
+            "log": last.index,
+            "logTerm": last.term,
+            **configuration_fields(self._told_configuration),
+        }
+        if message is not None:
+            event["msg"] = message_fields(message)
+        if prop:
+            event["prop"] = prop
+        self._trace.tell(tag, event)
 
 
 def term_starts(log: RaftLog) -> list[tuple[LogIndex, Term]]:

@@ -5,12 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from onceflow_consensus.raft.messages import (
-    EntryId,
-    EntryKind,
-    Message,
-    MessageKind,
-)
+from onceflow_consensus.raft.messages import EntryKind, Message, MessageKind
 from onceflow_consensus.raft.node import RaftNode
 from onceflow_consensus.raft.roles import Role
 from onceflow_consensus.raft.state import RaftState
@@ -19,16 +14,12 @@ from onceflow_consensus.tracing.lines import (
     TAG,
     Teller,
     changes_of,
-    configuration_fields,
-    message_fields,
-    term_starts,
-    texts,
 )
 
 if TYPE_CHECKING:
     from onceflow_consensus.quorum.majority import PeerId
     from onceflow_consensus.raft.configuration import Configuration
-    from onceflow_consensus.raft.messages import Entry, LogIndex, Term
+    from onceflow_consensus.raft.messages import Entry, EntryId, LogIndex, Term
     from onceflow_consensus.raft.options import RaftOptions
     from onceflow_consensus.raft.ready import Ready
     from onceflow_consensus.raft.roles import Cause
@@ -48,11 +39,9 @@ _NAMES = {
 
 
 class TracedState(Teller[Message], RaftState):
-    """The state of a replica that tells every change.
+    """The state of a replica that tells every change."""
 
-    Commit index, log and configuration change in many places, but never without a message, a
-    change of role or the end of an event following: what changed is told before these.
-    """
+    tag = TAG
 
     def __init__(
         self,
@@ -63,45 +52,32 @@ class TracedState(Teller[Message], RaftState):
     ) -> None:
         """Begin as the replica does."""
         super().__init__(options, stable, applied_index)
-        self._trace = trace
-        self._told_commit = self.log.commit_index
-        self._told_last = self.log.last_id
-        self._told_configuration = self.tracker.configuration
-        self._tell(TAG, "InitState", prop={"terms": term_starts(self.log)})
+        self.begin(trace)
 
-    def catch_up(self) -> None:
-        """Tell what changed since the last line."""
-        self._tell_arrival()
-        last = self.log.last_id
-        if last != self._told_last:
-            before, self._told_last = self._told_last, last
-            if self.role is Role.LEADER and last.index > before.index:
-                self._tell_proposals(before)
-        configuration = self.tracker.configuration
-        if configuration != self._told_configuration:
-            changed: dict[str, object] = {"newconf": texts(configuration.voters.incoming)}
-            self._tell(TAG, "ApplyConfChange", prop={"cc": changed})
-            self._told_configuration = configuration
-        if self.log.commit_index != self._told_commit:
-            self._told_commit = self.log.commit_index
-            self._tell(TAG if self.role is Role.LEADER else MORE_TAG, "Commit")
+    def told_state(self) -> tuple[Term, PeerId, str]:
+        """See ``Teller``."""
+        return self.term, self.vote, self.role.value
 
-    def _tell_arrival(self) -> None:
-        message, self.arriving = self.arriving, None
-        if message is not None:
-            self._tell_message("Receive", message, {})
+    def may_propose(self) -> bool:
+        """See ``Teller``."""
+        return self.role is Role.LEADER
 
-    def _tell_proposals(self, before: EntryId) -> None:
-        entries = self.log.slice(before.index + 1, self.log.last_index + 1, 2**62)
-        for entry in entries:
-            if entry.kind is EntryKind.NORMAL:
-                self._tell(TAG, "Replicate", prop={"index": entry.index}, last=before)
-            else:
-                changes = changes_of(entry)
-                tag = TAG if changes else MORE_TAG
-                cc = {"changes": changes}
-                prop: dict[str, object] = {"index": entry.index, "cc": cc}
-                self._tell(tag, "ChangeConf", prop=prop, last=before)
+    def tell_arrival(self, message: Message) -> None:
+        """See ``Teller``."""
+        self._tell_message("Receive", message, {})
+
+    def tell_proposal(self, entry: Entry, before: EntryId) -> None:
+        """See ``Teller``."""
+        if entry.kind is EntryKind.NORMAL:
+            self.tell(TAG, "Replicate", prop={"index": entry.index}, last=before)
+            return
+        changes = changes_of(entry)
+        prop: dict[str, object] = {"index": entry.index, "cc": {"changes": changes}}
+        self.tell(TAG if changes else MORE_TAG, "ChangeConf", prop=prop, last=before)
+
+    def tell_commit(self) -> None:
+        """See ``Teller``."""
+        self.tell(TAG if self.role is Role.LEADER else MORE_TAG, "Commit")
 
     def post(self, message: Message) -> None:
         """Queue a message and tell it."""
@@ -117,62 +93,31 @@ class TracedState(Teller[Message], RaftState):
         """See ``RaftState``."""
         self.catch_up()
         super().become_follower(cause, term, raft_leader)
-        self._tell(TAG, "BecomeFollower")
+        self.tell(TAG, "BecomeFollower")
 
     def become_pre_candidate(self) -> None:
         """See ``RaftState``."""
         self.catch_up()
         super().become_pre_candidate()
-        self._tell(MORE_TAG, "BecomePreCandidate")
+        self.tell(MORE_TAG, "BecomePreCandidate")
 
     def become_candidate(self) -> None:
         """See ``RaftState``."""
         self.catch_up()
         super().become_candidate()
-        self._tell(TAG, "BecomeCandidate")
+        self.tell(TAG, "BecomeCandidate")
 
     def become_leader(self) -> None:
         """See ``RaftState``."""
         self.catch_up()
         super().become_leader()
-        self._tell(TAG, "BecomeLeader")
-
-    def is_ready(self) -> None:
-        """Tell that work was handed out."""
-        self.catch_up()
-        self._tell(TAG, "Ready")
+        self.tell(TAG, "BecomeLeader")
 
     def _tell_message(self, direction: str, message: Message, prop: dict[str, object]) -> None:
         known = _NAMES.get(message.kind)
         name = direction + (known or message.kind.value.removeprefix("Msg"))
         tag = MORE_TAG if known is None else TAG
-        self._tell(tag, name, message=message, prop=prop)
-
-    def _tell(
-        self,
-        tag: str,
-        name: str,
-        *,
-        message: Message | None = None,
-        prop: dict[str, object] | None = None,
-        last: EntryId | None = None,
-    ) -> None:
-        last = self._told_last if last is None else last
-        configuration = self._told_configuration
-        event: dict[str, object] = {
-            "name": name,
-            "nid": str(self.peer_id),
-            "state": {"term": self.term, "vote": str(self.vote), "commit": self._told_commit},
-            "role": self.role.value,
-            "log": last.index,
-            "logTerm": last.term,
-            **configuration_fields(configuration),
-        }
-        if message is not None:
-            event["msg"] = message_fields(message)
-        if prop:
-            event["prop"] = prop
-        self._trace.tell(tag, event)
+        self.tell(tag, name, message=message, prop=prop)
 
 
 class TracedRaft(RaftNode):
