@@ -58,9 +58,9 @@ def _runs(request, kind, kafka, directory):
     return lambda **options: SinkRun(kafka, directory, store, **options)
 
 
-def killed_and_started_again(make, point, passing):
+def killed_and_started_again(make, point, passing, records=600):
     with make() as run:
-        run.feed()
+        run.feed(records)
         run.worker(ONCEFLOW_CRASH_POINT=f"{point}:{passing}").wait_killed(60)
         run.worker()
         run.finish()
@@ -69,13 +69,13 @@ def killed_and_started_again(make, point, passing):
 
 @pytest.mark.ci
 def test_rows_in_postgresql_survive_a_kill_between_the_decision_and_their_commit(postgres_run):
-    committed, _ = killed_and_started_again(postgres_run, CrashPoint.AFTER_COMMIT, 8)
+    committed, _ = killed_and_started_again(postgres_run, CrashPoint.AFTER_COMMIT, 5, 300)
     assert committed == 2, "one branch in each of the two sinks"
 
 
 @pytest.mark.ci
 def test_rows_in_postgresql_that_were_prepared_and_not_decided_come_again(postgres_run):
-    _, rolled_back = killed_and_started_again(postgres_run, CrashPoint.AFTER_PREPARE, 5)
+    _, rolled_back = killed_and_started_again(postgres_run, CrashPoint.AFTER_PREPARE, 4, 300)
     assert rolled_back == 2, "one branch in each of the two sinks"
 
 
@@ -116,11 +116,13 @@ def test_who_is_killed_while_resolving_leaves_it_to_the_next(sink_run, first, po
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_worker_stopped_at_its_prepare_while_another_takes_over_writes_nothing(sink_run, moment):
+def test_a_worker_stopped_at_its_prepare_while_another_takes_over_writes_nothing(
+    postgres_run, moment
+):
     """Before: its PREPARE comes late and meets a raised row. After: it is rolled back under it."""
     # The stopped worker is fenced when it goes on, and leaves to be started again.
-    allowed = ("worker_failed",)
-    with sink_run(allowed=allowed) as run:
+    allowed = ("worker_failed", "Traceback")
+    with postgres_run(allowed=allowed) as run:
         run.feed(900)
         stopped = run.worker("a", SINK_STOP=f"{moment}:6")
         wait_until_stopped(stopped)
@@ -148,6 +150,6 @@ def test_a_database_that_is_killed_and_comes_back_loses_and_doubles_nothing(
         run.worker()
         for rows in (200, 600):
             run.wait_rows(rows)
-            server.kill()
+            server.process.kill()
             server.start()
         run.finish(120)
