@@ -232,6 +232,7 @@ async def test_a_member_serves_its_measurements_and_its_health(tmp_path):
             await asyncio.sleep(0.05)
         assert "onceflow_meta_is_leader 1.0" in metrics
         assert "onceflow_meta_commands_total 3.0" in metrics
+        assert "onceflow_meta_open_transactions 0.0" in metrics
         code, verdict = await fetch(f"http://{address}/health/ready")
         assert (code, json.loads(verdict)["leader"]) == (200, 1)
         assert (await fetch(f"http://{address}/health/live"))[0] == 200

@@ -44,8 +44,9 @@ def run_member(options: ServerOptions, http: str | None, trace: Path | None) -> 
         DataAtRisk: its data is damaged; see the message.
         StorageFailed: its disk takes no writes; it stopped, the others go on.
     """
-    with told(), _traced(trace) as start, _watched(http) as show:
-        run_process(_run(options, show, start))
+    machine = GroupMachine()
+    with told(), _traced(trace) as start, _watched(http, machine) as show:
+        run_process(_run(options, machine, show, start))
 
 
 @contextmanager
@@ -69,20 +70,22 @@ def _traced(trace: Path | None) -> Generator[Callable[..., Replica]]:
         yield partial(start_traced_replica, trace=file)
 
 
-def _watched(http: str | None) -> AbstractContextManager[Show]:
+def _watched(http: str | None, machine: GroupMachine) -> AbstractContextManager[Show]:
     if http == HTTP_OFF:
         return nullcontext(lambda _member: None)
     from onceflow.cli.meta_watch import serve_http  # noqa: PLC0415 - slow to import
 
-    return serve_http(http)
+    return serve_http(http, machine)
 
 
-async def _run(options: ServerOptions, show: Show, start: Callable[..., Replica]) -> None:
+async def _run(
+    options: ServerOptions, machine: GroupMachine, show: Show, start: Callable[..., Replica]
+) -> None:
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, _end, ended)
     try:
-        member = await start_member(options, GroupMachine(), start)
+        member = await start_member(options, machine, start)
     except OSError as error:
         raise ConfigError(
             f"{options.listen.peer} or {options.listen.client} cannot be listened on ({error}). "

@@ -12,15 +12,17 @@ from onceflow_consensus.limits import KEPT_LOG_ENTRIES
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from onceflow.coordinator.group_machine import GroupMachine
     from onceflow_consensus.server.member import Member
 
 
 @contextmanager
-def serve_http(http: str | None) -> Generator[Callable[[Member], None]]:
+def serve_http(http: str | None, machine: GroupMachine) -> Generator[Callable[[Member], None]]:
     """Serve what the yielded function is given, on a thread of its own.
 
     Args:
         http: the address, or None for the default one or the next that is free.
+        machine: the member's state machine, whose numbers are shown as well.
 
     Raises:
         ConfigError: the address is malformed or taken; nothing was started.
@@ -30,7 +32,8 @@ def serve_http(http: str | None) -> Generator[Callable[[Member], None]]:
     def show(member: Member) -> None:
         status = member.driver.replica.status
         lag_entries = status.commit_index - member.data.applied_index
-        view.publish(MemberFacts(member.metrics(), status.raft_leader or None, lag_entries))
+        numbers = member.metrics() | machine.numbers()
+        view.publish(MemberFacts(numbers, status.raft_leader or None, lag_entries))
 
     address = HttpAddress() if http is None else HttpAddress.parse(http, AddressOrigin.EXPLICIT)
     with HttpServer(address, view, view):

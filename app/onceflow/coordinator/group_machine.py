@@ -64,6 +64,10 @@ class GroupMachine:
         """Answer a query; see ``StateMachine``."""
         return (self._record if _is_of_record(question) else self._keys).query(question)
 
+    def numbers(self) -> dict[str, float]:
+        """Return what of the record is worth an alarm; see ``CoordinatorMachine.numbers``."""
+        return self._record.numbers()
+
     def take_snapshot(self) -> Iterator[bytes]:
         """Return the present state in chunks; see ``StateMachine``."""
         header = msgspec.msgpack.encode(_Header(MACHINE, STATE_VERSION))

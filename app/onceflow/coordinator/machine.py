@@ -27,6 +27,7 @@ from onceflow.coordinator.vocabulary import (
     NotUnderstood,
     Outcome,
     Outcomes,
+    Standing,
     decode_command,
     decode_query,
     encode_answer,
@@ -131,6 +132,25 @@ class CoordinatorMachine:
             return encode_answer(answer_query(self._content, decode_query(question)))
         except NotUnderstood as error:
             return encode_answer(Declined(str(error)))
+
+    def numbers(self) -> dict[str, float]:
+        """Return what is worth an alarm, by name: counters end in ``_total``, the rest are gauges.
+
+        Costs a look at each application, so that it may be asked several times a second.
+        """
+        records = self._content.apps.values()
+        opened = [record.transactions[Standing.OPEN] for record in records]
+        # The first of each came first.
+        begun = [next(iter(each.values())).begun_unix_ms for each in opened if each]
+        return {
+            "open_transactions": sum(map(len, opened)),
+            "oldest_open_begun_timestamp_seconds": min(begun, default=0) / 1000,
+            "heuristic_transactions": sum(
+                len(record.transactions[Standing.HEURISTIC]) for record in records
+            ),
+            "contradicted_decisions_total": self._content.alarms_total,
+            "recorded_workers": sum(len(record.leases) for record in records),
+        }
 
     def take_snapshot(self) -> Iterator[bytes]:
         """Return the present state in chunks; see ``StateMachine``."""

@@ -313,6 +313,27 @@ def test_bytes_that_are_not_ours_or_of_a_later_version_are_declined(replica):
     assert "upgrade all members" in replica.send(bytes(later)).reason
 
 
+def test_numbers_tell_what_is_worth_an_alarm(replica):
+    assert replica.machine.numbers() == {
+        "open_transactions": 0,
+        "oldest_open_begun_timestamp_seconds": 0,
+        "heuristic_transactions": 0,
+        "contradicted_decisions_total": 0,
+        "recorded_workers": 0,
+    }
+    replica.tell(prepared(1), prepared(2), Leased("w", "", "", 1, 5_000))
+    replica.tell(prepared(3), Committed("w", 2, "", "w"), scope="other")
+    replica.tell(Heuristic("h", 1, "pg", Finding.OTHER, "", "h"), Aborted("w", 2, "v"))
+    replica.tell(Committed("w", 2, "", "v"))
+    assert replica.machine.numbers() == {
+        "open_transactions": 4,
+        "oldest_open_begun_timestamp_seconds": 0.077,
+        "heuristic_transactions": 1,
+        "contradicted_decisions_total": 1,
+        "recorded_workers": 1,
+    }
+
+
 def filled():
     replica = Replica()
     replica.tell(prepared(1), Committed("w", 2, "", "w"), Aborted("w", 2, "v"), Ended("w", 2))
