@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.fault_plan import OF_SINKS
+from harness.fault_plan import OF_OUTBOX, OF_SINKS
 from onceflow.decisions.crash_points import CrashPoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(240)]
@@ -17,7 +17,7 @@ TAKING_OVER = {
 }
 HANDING_OVER = {CrashPoint.BEFORE_RELEASE, CrashPoint.AFTER_RELEASE}
 OF_EACH_EPOCH = [
-    point for point in CrashPoint if point not in TAKING_OVER | HANDING_OVER | OF_SINKS
+    point for point in CrashPoint if point not in TAKING_OVER | HANDING_OVER | OF_SINKS | OF_OUTBOX
 ]
 
 
@@ -103,4 +103,5 @@ def test_a_worker_killed_while_stopping_loses_and_doubles_nothing(run_app, point
 
 
 def test_every_crash_point_has_a_case():
-    assert set(CrashPoint) == set(OF_EACH_EPOCH) | TAKING_OVER | HANDING_OVER | OF_SINKS
+    of_sinks = OF_SINKS | OF_OUTBOX
+    assert set(CrashPoint) == set(OF_EACH_EPOCH) | TAKING_OVER | HANDING_OVER | of_sinks

@@ -25,6 +25,13 @@ OF_SINKS = {
 }
 """Passed by applications with two-phase sinks only: ``test_fault_sinks``."""
 
+OF_OUTBOX = {
+    CrashPoint.BEFORE_OUTBOX_APPLY,
+    CrashPoint.DURING_OUTBOX_APPLY,
+    CrashPoint.AFTER_OUTBOX_APPLY,
+}
+"""Passed by applications with outbox sinks only: ``test_fault_outbox``."""
+
 SESSION_S = 6.0
 FAULT_KINDS = {
     "crash": 5,
@@ -119,7 +126,7 @@ def _step(chance, workers):
         kind,
         chance.choice(workers),
         chance.randrange(20, 120),
-        point=chance.choice([p for p in CrashPoint if p not in OF_SINKS]).value,
+        point=chance.choice([p for p in CrashPoint if p not in OF_SINKS | OF_OUTBOX]).value,
         passing=chance.randrange(1, 6),
         fault=chance.choice(faults).name,
         api=int(api),

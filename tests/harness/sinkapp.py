@@ -4,8 +4,10 @@ Two agents read the same input, one appends and one upserts, each into a sink of
 epoch has two participants. What a row says of its key's state shows lost and doubled records.
 
 Environment: FAULT_APP (application id and prefix of its topics), FAULT_BROKER (its broker URL),
-SINK_SQLITE (a file) or SINK_POSTGRES (a connection string), SINK_STOP (``before:n`` or ``after:n``:
-the process stops itself, as by SIGSTOP, before or after the n-th PREPARE of the first sink).
+SINK_SQLITE (a file), SINK_POSTGRES (a connection string), or SINK_OUTBOX (either of them, for sinks
+whose rows follow Kafka's decision), SINK_STOP (``before:n`` or ``after:n``:
+the process stops itself, as by SIGSTOP, before or after the n-th PREPARE of the first sink, or the
+n-th time that an outbox's rows are written).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import signal
 import faust
 
 from harness.sqlite_participant import SqliteParticipant
-from onceflow.sinks import PostgreSQL
+from onceflow.sinks import PostgreSQL, SQLite
 
 faulthandler.register(signal.SIGRTMIN)
 
@@ -36,22 +38,33 @@ totals = app.Table("totals", default=list, partitions=PARTITIONS)
 seen = app.Table("seen", default=int, partitions=PARTITIONS)
 
 
+LOG = {"p": "integer", "o": "bigint", "k": "text", "c": "bigint", "t": "bigint"}
+LATEST = {"k": "text", "c": "bigint"}
+
+
+def outbox_sinks(place):
+    """The same two, in a SQLite file or a PostgreSQL database, without preparing."""
+    if place.startswith("/"):
+        kind, options = SQLite, {}
+    else:
+        kind, options = PostgreSQL, {"delivery": "outbox"}
+    return (
+        kind(place, table="log", create_table=LOG, name="log", **options),
+        kind(place, table="latest", key=["k"], create_table=LATEST, name="latest", **options),
+    )
+
+
 def sinks():
     """The sink that appends, and the one that upserts."""
+    if "SINK_OUTBOX" in os.environ:
+        return outbox_sinks(os.environ["SINK_OUTBOX"])
     if "SINK_SQLITE" in os.environ:
         path = os.environ["SINK_SQLITE"]
         return SqliteParticipant(path, "log"), SqliteParticipant(path, "latest", key="k")
     dsn = os.environ["SINK_POSTGRES"]
-    log = {"p": "integer", "o": "bigint", "k": "text", "c": "bigint", "t": "bigint"}
     return (
-        PostgreSQL(dsn, table="log", create_table=log, name="log"),
-        PostgreSQL(
-            dsn,
-            table="latest",
-            key=["k"],
-            create_table={"k": "text", "c": "bigint"},
-            name="latest",
-        ),
+        PostgreSQL(dsn, table="log", create_table=LOG, name="log"),
+        PostgreSQL(dsn, table="latest", key=["k"], create_table=LATEST, name="latest"),
     )
 
 
@@ -69,7 +82,16 @@ def stop_at(moment):
 
 stop_at.passed = 0
 
-if "SINK_STOP" in os.environ:
+if "SINK_STOP" in os.environ and "SINK_OUTBOX" in os.environ:
+    write = appending.write
+
+    def stopping_write(runs):
+        stop_at("before")
+        write(runs)
+        stop_at("after")
+
+    appending.write = stopping_write
+elif "SINK_STOP" in os.environ:
     prepare = appending.prepare
 
     def stopping_prepare(branch, rows):

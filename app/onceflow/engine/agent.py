@@ -25,6 +25,7 @@ from onceflow.errors import ConfigError, OutsideRecord, ProcessingError
 from onceflow.observe.events import LogEvent
 from onceflow.observe.logs import get_logger
 from onceflow.settings import OnError
+from onceflow.sinks.outbox import OutboxSink
 from onceflow.sinks.participant import Participant
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ __all__ = ["Agent"]
 
 log = get_logger(__name__)
 
+_OURS = (Participant, OutboxSink)
+"""Sinks that Faust does not know."""
+
 _CANCELS = 5
 _CANCEL_S = 0.5
 """How often, and how far apart, actors of an aborted attempt are cancelled: a revoke has 5 s."""
@@ -54,6 +58,7 @@ class Agent(faust.Agent):
     Attributes:
         policy: the agent's own ``on_error`` policy, or None for the settings' one.
         participants: two-phase sinks among the agent's sinks.
+        outbox_sinks: those of its sinks whose rows follow Kafka's decision.
     """
 
     def __init__(self, fun: Any, *, error_policy: str | None = None, **options: Any) -> None:
@@ -72,30 +77,37 @@ class Agent(faust.Agent):
                 )
             self.policy = OnError(error_policy)
         self.participants: list[Participant] = []
+        self.outbox_sinks: list[OutboxSink] = []
         sinks: list[Any] = list(options.pop("sink", None) or ())
-        super().__init__(fun, sink=[s for s in sinks if not isinstance(s, Participant)], **options)
+        super().__init__(fun, sink=[s for s in sinks if not isinstance(s, _OURS)], **options)
         for sink in sinks:
-            if isinstance(sink, Participant):
+            if isinstance(sink, _OURS):
                 self.add_sink(sink)
         self._subscriptions: dict[str, Any] = {}
 
     def add_sink(self, sink: Any) -> None:
-        """Add a sink: any that Faust takes, or a two-phase one before the worker starts."""
-        if not isinstance(sink, Participant):
+        """Add a sink: any that Faust takes, or one of ours before the worker starts."""
+        if isinstance(sink, Participant):
+            if all(each is not sink for each in self.participants):
+                self.participants.append(sink)
+        elif isinstance(sink, OutboxSink):
+            if all(each is not sink for each in self.outbox_sinks):
+                self.outbox_sinks.append(sink)
+        else:
             super().add_sink(sink)
-        elif all(each is not sink for each in self.participants):
-            self.participants.append(sink)
 
     async def _delegate_to_sinks(self, value: Any) -> None:
-        if self.participants:
+        if self.participants or self.outbox_sinks:
             stream = cast("Stream", _current_actor.get().stream.get_active_stream())
-            rows = runtime_of(self.app).participants.rows
+            runtime = runtime_of(self.app)
             for participant in self.participants:
-                rows.add(participant, value, stream)
+                runtime.participants.rows.add(participant, value, stream)
+            for sink in self.outbox_sinks:
+                runtime.outbox_sinks.add(sink, value, stream)
         await super()._delegate_to_sinks(value)
 
     async def _prepare_actor(self, aref: ActorRef, beacon: NodeT) -> ActorRef:
-        if self.participants and isinstance(aref, Awaitable):
+        if (self.participants or self.outbox_sinks) and isinstance(aref, Awaitable):
             raise ConfigError(
                 f"Agent {self.name} has sinks, but yields nothing to them. Nothing was consumed. "
                 "Yield the rows, or take the sinks away."

@@ -66,18 +66,7 @@ class EpochRows:
                 "commit with it must be opened before any record is taken. Nothing of this epoch "
                 "is committed. Give it to the agent as sink=[...], and start again."
             )
-        event, blamed = cast("RecordEvent | None", stream.current_event), stream.blamed()
-        if event is None or blamed is None:
-            raise OutsideRecord(
-                f"{stream.reader} yielded rows for {participant.name} without a record in "
-                "progress, such as after event.ack(). Its epoch may be committed, so they were "
-                "dropped. Yield them before the record is finished."
-            )
-        if event.batch.stamp is not self._gate.stamp:
-            raise StaleAttempt(
-                f"The attempt that the rows for {participant.name} belong to was aborted; the "
-                "record is replayed. They are dropped; nothing to do."
-            )
+        batch, blamed = record_of(stream, participant.name, self._gate)
         encoded = participant.encode(value)
         size_bytes = self._sizes_bytes.get(participant.name, 0) + encoded.size_bytes
         if size_bytes > PARTICIPANT_ROWS_BYTES_MAX:
@@ -90,7 +79,7 @@ class EpochRows:
         self._sizes_bytes[participant.name] = size_bytes
         self.size_bytes += encoded.size_bytes
         rows = self._rows.setdefault(participant.name, [])
-        rows.append(BufferedRows(encoded, stream.reader, event.batch, blamed))
+        rows.append(BufferedRows(encoded, stream.reader, batch, blamed))
 
     def of(self, name: str) -> list[BufferedRows]:
         """Return the rows for a participant, in the order in which they were yielded."""
@@ -106,3 +95,25 @@ class EpochRows:
             self._rows.clear()
             self._sizes_bytes.clear()
             self.size_bytes = 0
+
+
+def record_of(stream: Stream, sink: str, gate: Gate) -> tuple[Batch, Blamed]:
+    """Return the run and the records that an agent's yield for a sink is made of.
+
+    Raises:
+        OutsideRecord: they are finished already.
+        StaleAttempt: the attempt they belong to was aborted.
+    """
+    event, blamed = cast("RecordEvent | None", stream.current_event), stream.blamed()
+    if event is None or blamed is None:
+        raise OutsideRecord(
+            f"{stream.reader} yielded rows for {sink} without a record in progress, such as after "
+            "event.ack(). Its epoch may be committed, so they were dropped. Yield them before the "
+            "record is finished."
+        )
+    if event.batch.stamp is not gate.stamp:
+        raise StaleAttempt(
+            f"The attempt that the rows for {sink} belong to was aborted; the record is replayed. "
+            "They are dropped; nothing to do."
+        )
+    return event.batch, blamed

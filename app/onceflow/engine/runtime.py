@@ -22,6 +22,7 @@ from onceflow.engine.declaring import Declarations, TopicPlan
 from onceflow.engine.failures import Failures
 from onceflow.engine.gate import Cursor, Gate
 from onceflow.engine.inflow import Inflow
+from onceflow.engine.outbox_sinks import OutboxSinks
 from onceflow.engine.participants import Participants
 from onceflow.engine.pins import check_pins
 from onceflow.engine.recording import start_records
@@ -87,6 +88,7 @@ class Runtime:
         self.replicas = Replicas(self)
         self.inflow = Inflow(self)
         self.participants = Participants(self)
+        self.outbox_sinks = OutboxSinks(self)
         self.telling = Telling(self)
         self.check_recorded: Callable[[Runtime], None] = check_recorded
         self.records: Records | None = None
@@ -140,6 +142,7 @@ class Runtime:
         await self.clients.start()
         self.records = await start_records(self)
         await self.participants.start()
+        await self.outbox_sinks.open()
         self._epochs = epochs(self, self.incarnation)
         self.sender.in_worker = True
         self.sender.arrived = self._epochs.wake
@@ -156,6 +159,11 @@ class Runtime:
             librdkafka=librdkafka_version(),
             directory=str(self.tasks.directory),
         )
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the worker was asked to stop."""
+        return self._is_stopping
 
     def show(self, state: WorkerState) -> None:
         """Tell health and metrics what the worker does."""
@@ -198,13 +206,15 @@ class Runtime:
         await declarations.require(names)
         for name in names:
             self.partition_counts[name] = self.partition_counts_known[name]
-        pinned = {*names, *(source.changelog_topic_name for source in self.sources())}
+        outboxes = await self.outbox_sinks.declare()
+        pinned = {*names, *outboxes, *(source.changelog_topic_name for source in self.sources())}
         check_pins(
             self.tasks.directory,
             self.app.conf.id,
             await self.clients.admin.cluster_id(),
             await self.clients.admin.topics(pinned),
         )
+        self.outbox_sinks.start()
 
     def measure(self) -> None:
         """Update gauges that change slowly; called about once a second."""
@@ -238,6 +248,7 @@ class Runtime:
         """End threads and clients; committed work is committed, the rest is the next owner's."""
         await self.replies.stop()
         await self.replicas.stop()
+        await self.outbox_sinks.stop()
         await self.tasks.close_all()
         await self.participants.stop()
         if self.records is not None:

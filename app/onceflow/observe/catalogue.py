@@ -328,6 +328,40 @@ HEURISTIC_OUTCOMES = MetricSpec(
     MetricKind.COUNTER,
     "Branches found lost, or ended against what Kafka decided; the worker stops at each.",
 )
+OUTBOX_LAG = MetricSpec(
+    "onceflow_outbox_lag",
+    MetricKind.GAUGE,
+    "Messages that are committed in Kafka and not applied by this worker's outbox sinks; an epoch's"
+    " marker counts as one.",
+    ("sink",),
+)
+OUTBOX_TIME_LAG = MetricSpec(
+    "onceflow_outbox_lag_seconds",
+    MetricKind.GAUGE,
+    "Age of the oldest message that an outbox sink could not apply yet; 0 where nothing waits.",
+    ("sink",),
+    Unit.SECONDS,
+)
+OUTBOX_APPLY_DURATION = MetricSpec(
+    "onceflow_outbox_apply_seconds",
+    MetricKind.HISTOGRAM,
+    "Time that the target of an outbox sink takes for one local transaction.",
+    ("sink",),
+    Unit.SECONDS,
+    EPOCH_BUCKETS_S,
+)
+OUTBOX_APPLIED = MetricSpec(
+    "onceflow_outbox_applied_total",
+    MetricKind.COUNTER,
+    "Messages applied by outbox sinks, a yield each unless it is long.",
+    ("sink",),
+)
+OUTBOX_REFUSED = MetricSpec(
+    "onceflow_outbox_refused_total",
+    MetricKind.COUNTER,
+    "Messages that the target of an outbox sink refused for their data, and that were kept aside.",
+    ("sink",),
+)
 COORDINATOR_CONNECTED = MetricSpec(
     "onceflow_coordinator_connected",
     MetricKind.GAUGE,
@@ -382,6 +416,11 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     BRANCH_COMMIT_DURATION,
     BRANCHES_RESOLVED,
     PARTICIPANT_FAILURES,
+    OUTBOX_LAG,
+    OUTBOX_TIME_LAG,
+    OUTBOX_APPLY_DURATION,
+    OUTBOX_APPLIED,
+    OUTBOX_REFUSED,
     HEURISTIC_OUTCOMES,
     COORDINATOR_CONNECTED,
     COORDINATOR_WAITING,

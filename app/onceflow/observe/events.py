@@ -60,6 +60,10 @@ class LogEvent(StrEnum):
     BRANCHES_RESOLVED = "branches_resolved"
     HEURISTIC_OUTCOME = "heuristic_outcome"
 
+    OUTBOX_OPENED = "outbox_opened"
+    OUTBOX_MOVED = "outbox_moved"
+    OUTBOX_REFUSED = "outbox_refused"
+
     COORDINATOR_CONNECTED = "coordinator_connected"
     COORDINATOR_UNREACHABLE = "coordinator_unreachable"
     COORDINATOR_REFUSED = "coordinator_refused"

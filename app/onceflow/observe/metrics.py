@@ -295,7 +295,7 @@ class _CommitFamilies(_RecordFamilies):
 
 
 class _BranchFamilies(_CommitFamilies):
-    """Two-phase sinks and what is prepared in them."""
+    """Sinks: what is prepared in two-phase ones, and what outbox sinks have applied."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(clock=clock)
@@ -307,6 +307,11 @@ class _BranchFamilies(_CommitFamilies):
         self._resolved = families.counters(catalogue.BRANCHES_RESOLVED)
         self._participant_failures = families.counters(catalogue.PARTICIPANT_FAILURES)
         self._heuristics = families.counters(catalogue.HEURISTIC_OUTCOMES).child()
+        self._outbox_lag = families.gauges(catalogue.OUTBOX_LAG)
+        self._outbox_time_lag = families.gauges(catalogue.OUTBOX_TIME_LAG)
+        self._outbox_applies = families.histograms(catalogue.OUTBOX_APPLY_DURATION)
+        self._outbox_applied = families.counters(catalogue.OUTBOX_APPLIED)
+        self._outbox_refused = families.counters(catalogue.OUTBOX_REFUSED)
         for end in BranchEnd:
             self._resolved.child(end.value)
         self._coordinator = families.gauges(catalogue.COORDINATOR_CONNECTED).child()
@@ -333,6 +338,20 @@ class _BranchFamilies(_CommitFamilies):
     def participant_failed(self, participant: str) -> None:
         """Count a call that a participant did not answer for sure."""
         self._participant_failures.child(participant).inc()
+
+    def outbox_lag(self, sink: str, messages: int, behind_s: float) -> None:
+        """Set what an outbox sink has still to apply, and the age of the oldest of it."""
+        self._outbox_lag.child(sink).set(messages)
+        self._outbox_time_lag.child(sink).set(behind_s)
+
+    def outbox_applied(self, sink: str, messages: int, duration_s: float) -> None:
+        """Count what the target of an outbox sink took in one local transaction."""
+        self._outbox_applies.child(sink).observe(duration_s)
+        self._outbox_applied.child(sink).inc(messages)
+
+    def outbox_refused(self, sink: str) -> None:
+        """Count a message that the target of an outbox sink refused."""
+        self._outbox_refused.child(sink).inc()
 
     def coordinator_told(self, waiting: int, *, is_connected: bool) -> None:
         """Set whether the coordinator's group answers, and how much it was not told yet."""
