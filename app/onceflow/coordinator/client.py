@@ -56,12 +56,17 @@ if TYPE_CHECKING:
 AnswerKind = TypeVar("AnswerKind", bound=Answer)
 
 
+class RecordDeclines(OnceflowError):  # noqa: N818 - named by what happened
+    """The record does not take a command or query, or never will. Reaction: do not repeat it."""
+
+
 class CoordinatorClient:
     """A client in the running loop, to be used as an asynchronous context manager.
 
     All of its calls raise:
         Unreachable: no majority of the group answered in time; what was told may still take effect.
         ConfigError: the group refuses this client for good, and says why.
+        RecordDeclines: what is told or asked is out of bounds; nothing changed.
         OnceflowError: the group does not keep a record, or keeps it in another version.
     """
 
@@ -211,6 +216,6 @@ def _not_a_record(error: Exception) -> OnceflowError:
     )
 
 
-def _declined(answer: object) -> OnceflowError:
+def _declined(answer: object) -> RecordDeclines:
     reason = answer.reason if isinstance(answer, Declined) else f"it answered {answer}"
-    return OnceflowError(f"The coordinator's record declines: {reason}.")
+    return RecordDeclines(f"The coordinator's record declines: {reason}.")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onceflow.coordinator.backlog import Backlog
-from onceflow.coordinator.client import CoordinatorClient
+from onceflow.coordinator.client import CoordinatorClient, RecordDeclines
 from onceflow.coordinator.vocabulary import (
     Aborted,
     Begun,
@@ -35,7 +35,7 @@ from onceflow.coordinator.vocabulary import (
     Prepared,
     Told,
 )
-from onceflow.errors import ConfigError, OnceflowError, Unreachable
+from onceflow.errors import OnceflowError, Unreachable
 from onceflow.limits import (
     COORDINATOR_LEASE_MS,
     COORDINATOR_OFFSETS_S,
@@ -219,7 +219,7 @@ class Records:
             try:
                 async with CoordinatorClient(self._options) as client:
                     await self._tell_all(client)
-            except (Unreachable, ConfigError) as error:
+            except OnceflowError as error:
                 pause_s = COORDINATOR_PAUSE_S if self.is_connected else 2 * pause_s
                 self._failed(error)
                 await asyncio.sleep(min(pause_s, COORDINATOR_PAUSE_S_MAX))
@@ -278,9 +278,7 @@ class Records:
         for change in self._backlog.take_offsets():
             try:
                 await self._tell(client, [change])
-            except (Unreachable, ConfigError):
-                raise
-            except OnceflowError as error:
+            except RecordDeclines as error:
                 self._refuse(change, str(error))
         self._backlog.offsets_told()
 
@@ -290,9 +288,7 @@ class Records:
         """Tell changes; those of a batch that is declined are told one by one."""
         try:
             outcomes = await self._tell(client, [*changes.values()])
-        except (Unreachable, ConfigError):
-            raise
-        except OnceflowError as error:
+        except RecordDeclines as error:
             if len(changes) > 1:
                 for number, change in changes.items():
                     await self._tell_changes(client, {number: change})

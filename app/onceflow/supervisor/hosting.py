@@ -27,6 +27,7 @@ from onceflow.limits import (
     RESTART_WINDOW_S,
 )
 from onceflow.supervisor.lifeline import open_lifeline
+from onceflow.supervisor.policy import EXIT_FAILURE
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -105,9 +106,9 @@ class _Host:
 
     def keep(self) -> None:
         pause_s = RESTART_BACKOFF_S
-        while (process := self._start()) is not None:
+        while not self._stopping.is_set():
             started_s = time.monotonic()
-            code = process.wait()
+            code = self._run()
             if self._stopping.is_set() or code == EXIT_NOT_NEEDED:
                 return
             if time.monotonic() - started_s > RESTART_WINDOW_S:
@@ -116,14 +117,20 @@ class _Host:
             self._stopping.wait(pause_s)
             pause_s = min(2 * pause_s, RESTART_BACKOFF_S_MAX)
 
-    def _start(self) -> subprocess.Popen[bytes] | None:
+    def _run(self) -> int:
+        """Run the process to its end, unless it is not wanted any more; return its exit code."""
         with self._lock:
             if self._stopping.is_set():
-                return None
-            self._process = subprocess.Popen(
-                self._command, pass_fds=(self._lifeline,), start_new_session=True
-            )
-            return self._process
+                return EXIT_NOT_NEEDED
+            try:
+                process = self._process = subprocess.Popen(
+                    self._command, pass_fds=(self._lifeline,), start_new_session=True
+                )
+            except OSError as error:
+                # No process or memory left is as good a reason for back-off as a crash.
+                _tell(f"the coordinator cannot be started: {error}")
+                return EXIT_FAILURE
+        return process.wait()
 
     def stop(self) -> None:
         """Ask the process to end, and start no other."""

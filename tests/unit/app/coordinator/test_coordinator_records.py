@@ -9,7 +9,7 @@ import pytest
 from harness.coordinator_group import coordinator_group, reaching
 from onceflow.coordinator import records as records_module
 from onceflow.coordinator.backlog import Backlog
-from onceflow.coordinator.client import CoordinatorClient
+from onceflow.coordinator.client import CoordinatorClient, RecordDeclines
 from onceflow.coordinator.reaching import client_options
 from onceflow.coordinator.records import Records, Teller
 from onceflow.coordinator.vocabulary import (
@@ -167,7 +167,7 @@ async def test_calls_say_what_is_wrong_with_the_group(tmp_path):
             with pytest.raises(ConfigError, match="WRONG_CLUSTER"):
                 await client.workers("")
         async with CoordinatorClient(reaching(port)) as client:
-            with pytest.raises(OnceflowError, match="declines"):
+            with pytest.raises(RecordDeclines, match="declines"):
                 await client.tell(Told("", APP, 1, []))
             await client.observe(SCOPE, APP)
             assert (await client.workers("")).log_time_ms > 0
@@ -190,6 +190,13 @@ async def test_a_group_that_keeps_keys_alone_is_told_apart(tmp_path):
                 await client.tell(Told(SCOPE, APP, 1, [Prepared("w", 1, [], [], "")]))
             with pytest.raises(OnceflowError, match="upgrade them first"):
                 await client.workers("")
+        # What is noted waits until the members are upgraded; it is not thrown away.
+        records = records_of(member.client_gate.port)
+        records.committed(BranchId("w", 1))
+        records.start()
+        await until(lambda: records._was_failing)
+        assert shown(records) == (0, 1, 0)
+        await records.stop(0.1)
     finally:
         await member.stop()
 

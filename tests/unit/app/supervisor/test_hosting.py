@@ -124,6 +124,17 @@ def test_a_group_that_fails_is_started_again_at_the_same_port(counted, capfd):
     assert "ended with code 2" in capfd.readouterr().err
 
 
+def test_a_group_that_cannot_be_started_is_tried_again(capfd):
+    with hosted_group(for_app("shop:app"), ["/no/such/program"]):
+        told = []
+
+        def is_tried_again():
+            told.append(capfd.readouterr().err)
+            return "".join(told).count("cannot be started") == 2
+
+        until(is_tried_again)
+
+
 def test_a_group_that_is_not_needed_is_left_alone(counted):
     make, starts = counted
     started_s = time.monotonic()
