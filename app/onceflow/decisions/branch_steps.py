@@ -91,11 +91,24 @@ class Resolved:
     """Nothing that the taken partitions need is left in participants."""
 
 
+class Contradiction(Enum):
+    """How a participant's marker row contradicts what Kafka committed."""
+
+    BEHIND = auto()
+    """Rows of committed epochs are missing in the participant."""
+    AHEAD = auto()
+    """The participant has rows of an epoch that Kafka knows nothing of."""
+
+
 @dataclass(frozen=True, slots=True)
 class HeuristicFound:
     """A participant and Kafka contradict each other: record it for ever, exit 4."""
 
     message: str
+    participant: str
+    branch: BranchId
+    """The last epoch that the one shows and the other does not."""
+    contradiction: Contradiction
 
 
 @dataclass(frozen=True, slots=True)

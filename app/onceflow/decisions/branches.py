@@ -22,6 +22,7 @@ from onceflow.decisions.branch_steps import (
     BranchesFinished,
     BranchesListed,
     BranchEvent,
+    Contradiction,
     FenceIncarnations,
     FinishBranches,
     HeuristicFound,
@@ -40,14 +41,14 @@ from onceflow.decisions.epoch_waits import Waits
 from onceflow.decisions.marker import NO_COMMIT_EPOCH, Handover
 from onceflow.decisions.transitions import handler_of
 from onceflow.errors import invariant
-from onceflow.ids import CommitEpoch
+from onceflow.ids import BranchId, CommitEpoch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from onceflow.decisions.branch_steps import BranchAt, BranchEffect
     from onceflow.decisions.marker import CommittedOffset
-    from onceflow.ids import BranchId, Incarnation, Partition
+    from onceflow.ids import Incarnation, Partition
 
     ResolutionEffect = BranchEffect | Resolved | HeuristicFound
 
@@ -202,7 +203,7 @@ class BranchResolution:
         for participant, branch in sorted(self._missing):
             shown = event.rows.get((participant, branch.incarnation), NO_COMMIT_EPOCH)
             if shown < branch.commit_epoch:
-                return self._fail(_behind(participant, branch.incarnation, branch[1], shown))
+                return self._fail(_behind(participant, branch, shown))
         for (participant, incarnation), shown in sorted(event.rows.items()):
             marker = self._taken.get(incarnation)
             # Who was added to the app since then took no part, and is not behind.
@@ -210,10 +211,10 @@ class BranchResolution:
             if marker is not None and participant in marker.participants:
                 expected = marker.with_participants
             if shown < expected:
-                return self._fail(_behind(participant, incarnation, expected, shown))
+                return self._fail(_behind(participant, BranchId(incarnation, expected), shown))
             last = max(self._committed.get(incarnation, ()), default=NO_COMMIT_EPOCH)
             if incarnation in self._unreleased and shown > last:
-                return self._fail(_ahead(participant, incarnation, last, shown))
+                return self._fail(_ahead(participant, BranchId(incarnation, shown), last))
         return self._done()
 
     def _done(self) -> list[ResolutionEffect]:
@@ -226,9 +227,9 @@ class BranchResolution:
         self.state = ResolutionState.DONE
         return [Resolved()]
 
-    def _fail(self, message: str) -> list[ResolutionEffect]:
+    def _fail(self, found: HeuristicFound) -> list[ResolutionEffect]:
         self.state = ResolutionState.FAILED
-        return [HeuristicFound(message)]
+        return [found]
 
     TRANSITIONS: ClassVar[
         Mapping[tuple[ResolutionState, type[BranchEvent]], Callable[..., list[ResolutionEffect]]]
@@ -244,24 +245,24 @@ class BranchResolution:
     """Every legal step; any other pair is a bug and refused."""
 
 
-def _behind(
-    participant: str, incarnation: Incarnation, expected: CommitEpoch, shown: CommitEpoch
-) -> str:
-    return (
-        f"the sink {participant} shows epoch {shown} of worker {incarnation}, but Kafka committed "
-        f"its epoch {expected}, and no prepared branch of it is left: rows of committed records "
-        f"are missing in the sink. It was restored from an older state, failed over without its "
-        f"prepared transactions, or somebody rolled one back by hand. Going on would hide the "
-        f"loss. Stop all workers, compare the sink with the topics, then decide by hand."
+def _behind(participant: str, expected: BranchId, shown: CommitEpoch) -> HeuristicFound:
+    message = (
+        f"the sink {participant} shows epoch {shown} of worker {expected.incarnation}, but Kafka "
+        f"committed its epoch {expected.commit_epoch}, and no prepared branch of it is left: rows "
+        f"of committed records are missing in the sink. It was restored from an older state, "
+        f"failed over without its prepared transactions, or somebody rolled one back by hand. "
+        f"Going on would hide the loss. Stop all workers, compare the sink with the topics, then "
+        f"decide by hand."
     )
+    return HeuristicFound(message, participant, expected, Contradiction.BEHIND)
 
 
-def _ahead(
-    participant: str, incarnation: Incarnation, last: CommitEpoch, shown: CommitEpoch
-) -> str:
-    return (
-        f"the sink {participant} shows epoch {shown} of worker {incarnation}, but the last one "
-        f"with rows that Kafka knows of it is {last}: Kafka lost commits, or the group's offsets "
-        f"were set back. Going on would write rows twice. Stop all workers, find out what happened "
-        f"to the group's offsets, compare the sink with the topics, then decide by hand."
+def _ahead(participant: str, shown: BranchId, last: CommitEpoch) -> HeuristicFound:
+    message = (
+        f"the sink {participant} shows epoch {shown.commit_epoch} of worker {shown.incarnation}, "
+        f"but the last one with rows that Kafka knows of it is {last}: Kafka lost commits, or the "
+        f"group's offsets were set back. Going on would write rows twice. Stop all workers, find "
+        f"out what happened to the group's offsets, compare the sink with the topics, then decide "
+        f"by hand."
     )
+    return HeuristicFound(message, participant, shown, Contradiction.AHEAD)

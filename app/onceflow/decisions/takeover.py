@@ -168,6 +168,8 @@ class TakeoverFailed:
 
     message: str
     exit_code: int
+    heuristic: HeuristicFound | None = None
+    """Set if a participant contradicts Kafka."""
 
 
 TakeoverEffect = (
@@ -346,8 +348,9 @@ class Takeover:
                         state=branches.state,
                     )
                     effects += self._read_bounds()
-                case HeuristicFound(message):
-                    effects += self._fail(message, exit_code=4)
+                case HeuristicFound():
+                    self.state = TakeoverState.FAILED
+                    effects.append(TakeoverFailed(step.message, 4, step))
                 case _:
                     effects.append(step)
         return effects

@@ -110,7 +110,11 @@ class TakeoverDriver:
                 self.runtime.crash(CrashPoint.BEFORE_CLAIM)
                 self.runtime.failures.policy.claimed(starts)
                 self.runtime.epochs.post(ev.TakenOver(self.effect.assignment, starts))
-            case td.TakeoverFailed(message, exit_code):
+            case td.TakeoverFailed(message, exit_code, heuristic):
+                if heuristic is not None:
+                    log.critical(LogEvent.HEURISTIC_OUTCOME, error=message)
+                    self.runtime.metrics.heuristic_outcome()
+                    self.runtime.telling.contradicted(heuristic)
                 error = DataAtRisk(message)
                 error.exit_code = exit_code
                 self.runtime.fail(error)

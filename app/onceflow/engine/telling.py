@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onceflow.coordinator.vocabulary import Finding
+from onceflow.decisions.branch_steps import Contradiction
 from onceflow.decisions.marker import Marker
 from onceflow.errors import ConfigError
 from onceflow.sinks.gid import Scope, gid_of
@@ -16,8 +17,15 @@ from onceflow.sinks.gid import Scope, gid_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from onceflow.decisions.branch_steps import HeuristicFound
     from onceflow.engine.runtime import Runtime
     from onceflow.ids import BranchId, Partition
+
+
+_FINDINGS = {
+    Contradiction.BEHIND: Finding.ROW_BEHIND,
+    Contradiction.AHEAD: Finding.ROW_AHEAD,
+}
 
 
 def check_recorded(runtime: Runtime) -> None:
@@ -79,6 +87,13 @@ class Telling:
         if self._runtime.records is not None:
             for name, branch in branches:
                 self._runtime.records.heuristic(branch, name, Finding.BRANCH_MISSING, message)
+
+    def contradicted(self, found: HeuristicFound) -> None:
+        """A participant shows something else than Kafka."""
+        if self._runtime.records is not None:
+            self._runtime.records.heuristic(
+                found.branch, found.participant, _FINDINGS[found.contradiction], found.message
+            )
 
     def offsets(self) -> None:
         """An epoch was committed: tell what."""

@@ -142,13 +142,20 @@ async def test_a_scan_leaves_what_a_living_worker_has_prepared(tmp_path, path, f
 
 
 @pytest.mark.parametrize(
-    ("shown", "k", "says"),
-    [(2, 5, "restored from an older state"), (7, 5, "Kafka lost commits")],
+    ("shown", "k", "says", "contradiction"),
+    [
+        (2, 5, "restored from an older state", bs.Contradiction.BEHIND),
+        (7, 5, "Kafka lost commits", bs.Contradiction.AHEAD),
+    ],
 )
-async def test_a_sink_that_contradicts_kafka_ends_the_worker(tmp_path, path, shown, k, says):
+async def test_a_sink_that_contradicts_kafka_ends_the_worker(
+    tmp_path, path, shown, k, says, contradiction
+):
     left_behind(path, committed=shown)
     app, _ = new_app(path)
     driver = await worker(app, tmp_path, marker(k))
+    found = []
+    runtime_of(app).telling.contradicted = found.append
     starting = asyncio.ensure_future(driver.__aenter__())
     async with asyncio.timeout(20):
         while driver._failure is None:  # noqa: ASYNC110 - there is nothing to wait for
@@ -158,6 +165,11 @@ async def test_a_sink_that_contradicts_kafka_ends_the_worker(tmp_path, path, sho
     with pytest.raises(OnceflowError, match=says) as left:
         await starting
     assert left.value.exit_code == 4
+    [heuristic] = found
+    assert heuristic.contradiction is contradiction
+    assert heuristic.branch == BranchId(DEAD, CommitEpoch(max(shown, k)))
+    text = runtime_of(app).metrics.exposition().decode()
+    assert "onceflow_heuristic_outcomes_total 1.0" in text
 
 
 async def test_a_row_that_a_late_prepare_holds_is_raised_after_that_branch(tmp_path, path):

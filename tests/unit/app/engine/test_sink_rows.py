@@ -11,6 +11,7 @@ import pytest
 import onceflow
 from harness.sqlite_participant import SqliteParticipant, committed_rows, prepared_branches
 from onceflow.coordinator.vocabulary import Finding
+from onceflow.decisions import branch_steps as bs
 from onceflow.decisions.marker import parse
 from onceflow.engine.holding import Holding
 from onceflow.engine.participants import Participants
@@ -571,6 +572,9 @@ async def test_the_group_is_told_of_what_is_lost(tmp_path, path):
     branch = BranchId(runtime.incarnation, CommitEpoch(3))
     runtime.telling.missing([("lite", branch)], "it is lost")
     assert told.calls == [("heuristic", branch, "lite", Finding.BRANCH_MISSING, "it is lost")]
+    behind = bs.HeuristicFound("it is behind", "lite", branch, bs.Contradiction.BEHIND)
+    runtime.telling.contradicted(behind)
+    assert told.calls[1:] == [("heuristic", branch, "lite", Finding.ROW_BEHIND, "it is behind")]
 
 
 def configured(*agents):
