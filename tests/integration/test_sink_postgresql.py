@@ -143,6 +143,27 @@ def test_columns_that_a_batch_adds_are_left_out(sink_of, sql):
     assert sql("SELECT id, _offset FROM t") == [(7, 5)]
 
 
+@pytest.mark.parametrize("key", [None, ["id"]])
+def test_arrow_types_of_other_widths_and_zones_keep_their_values(sink_of, sql, key):
+    types = ["int", "timestamptz", "timestamp", "time", "date", "float4", "text", "smallint"]
+    names = ["id", "seen", "local", "at", "day", "ratio", "word", "small"]
+    sink = sink_of(key=key, create_table=dict(zip(names, types, strict=True)))
+    values = [
+        pa.array([1]),
+        pa.array([NOON], pa.timestamp("us", "Europe/Berlin")),
+        pa.array([NOON.replace(tzinfo=None)], pa.timestamp("ns")),
+        pa.array([dt.time(1, 2, 3)], pa.time32("s")),
+        pa.array([dt.date(2024, 1, 1)], pa.date64()),
+        pa.array([0.1], pa.float32()),
+        pa.array(["x"]).dictionary_encode(),
+        pa.array([5], pa.uint8()),
+    ]
+    write(sink, 1, pa.table(dict(zip(names, values, strict=True))))
+    day = dt.date(2024, 1, 1)
+    expected = (1, NOON, NOON.replace(tzinfo=None), dt.time(1, 2, 3), day, 0.1, "x", 5)
+    assert sql("SELECT * FROM t") == [expected]
+
+
 def test_a_line_that_ends_csv_in_older_servers_is_written_as_it_is(sink_of, sql):
     sink = sink_of(create_table={"word": "text"})
     write(sink, 1, pa.table({"word": ["\\.", "a\n\\.\nb", "c"]}))
