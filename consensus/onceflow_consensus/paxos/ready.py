@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from onceflow_consensus.paxos.messages import PaxosKind, PaxosMessage
-from onceflow_consensus.raft.messages import APPEND_THREAD, APPLY_THREAD, EntryId
+from onceflow_consensus.raft.messages import APPEND_THREAD, APPLY_THREAD
 
 if TYPE_CHECKING:
     from onceflow_consensus.paxos.state import PaxosState
@@ -53,10 +53,9 @@ def persisted_report(state: PaxosState, raft_snapshot: RaftSnapshot | None) -> P
 
     It names the last entry by ballot and index, so that it is ignored if that was replaced.
     """
-    held = state.log.unstable.entries
-    if raft_snapshot is None and not held:
+    last = state.log.unstable.last_id
+    if raft_snapshot is None and not last.index:
         return None
-    last = held[-1] if held else EntryId()
     return PaxosMessage(
         PaxosKind.STORAGE_APPEND_RESP,
         APPEND_THREAD,

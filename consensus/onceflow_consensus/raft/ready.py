@@ -13,7 +13,6 @@ import msgspec
 from onceflow_consensus.raft.messages import (
     APPEND_THREAD,
     APPLY_THREAD,
-    EntryId,
     Message,
     MessageKind,
 )
@@ -68,18 +67,12 @@ def persisted_report(state: RaftState, raft_snapshot: RaftSnapshot | None) -> Me
 
     It names the last entry by term and index, so that it is ignored if that was replaced.
     """
-    held = state.log.unstable.entries
-    if not held and raft_snapshot is None:
+    last = state.log.unstable.last_id
+    if not last.index and raft_snapshot is None:
         return None
-    last = held[-1] if held else EntryId()
+    kind, own_id, term = MessageKind.STORAGE_APPEND_RESP, state.peer_id, state.term
     return Message(
-        MessageKind.STORAGE_APPEND_RESP,
-        state.peer_id,
-        APPEND_THREAD,
-        state.term,
-        log_term=last.term,
-        index=last.index,
-        raft_snapshot=raft_snapshot,
+        kind, own_id, APPEND_THREAD, term, last.term, last.index, raft_snapshot=raft_snapshot
     )
 
 

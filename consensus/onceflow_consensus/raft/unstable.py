@@ -13,15 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onceflow_consensus.errors import invariant
+from onceflow_consensus.raft.messages import EntryId
 
 if TYPE_CHECKING:
-    from onceflow_consensus.raft.messages import (
-        Entry,
-        EntryId,
-        LogIndex,
-        RaftSnapshot,
-        Term,
-    )
+    from onceflow_consensus.raft.messages import Entry, LogIndex, RaftSnapshot, Term
 
 
 class UnstableLog:
@@ -53,6 +48,13 @@ class UnstableLog:
         if self.entries:
             return self.offset + len(self.entries) - 1
         return self.raft_snapshot.index if self.raft_snapshot is not None else None
+
+    @property
+    def last_id(self) -> EntryId:
+        """Return term and index of the last entry held here; both zero if there is none."""
+        if not self.entries:
+            return EntryId()
+        return EntryId(self.entries[-1].term, self.entries[-1].index)
 
     def term_at(self, index: LogIndex) -> Term | None:
         """Return the term at ``index`` if it is known here."""
