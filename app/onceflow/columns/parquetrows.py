@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast, get_type_hints
+from copy import deepcopy
+from datetime import date, datetime
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias, cast, get_type_hints
 
 import pyarrow.parquet  # pyright: ignore[reportMissingTypeStubs]
 
@@ -22,6 +25,7 @@ from onceflow.columns.arrow import (
     ArrowField,
     ArrowSchema,
     ArrowTable,
+    ArrowType,
     pa,
     pc,
 )
@@ -29,9 +33,12 @@ from onceflow.columns.schema import schema_from_annotations
 from onceflow.errors import ConfigError, DataAtRisk, SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 _parquet: Any = cast("Any", pyarrow.parquet)
+
+RowValues: TypeAlias = tuple[Any, ...]
+"""Values of one row, in the order of the files' columns."""
 
 ROW_GROUP_ROWS: Final = 131_072
 """Rows of a row group: some megabytes, what readers take at once."""
@@ -81,6 +88,7 @@ class ParquetRows:
         self._schema = schema
         self._names = frozenset(schema.names)
         self._partition_by = partition_by
+        self._fields = [(field.name, field, _check_of(field.type)) for field in schema]
         if partition_by is not None and partition_by not in self._names:
             raise ConfigError(
                 f"partition_by={partition_by!r} is no column of the schema; it has "
@@ -92,22 +100,33 @@ class ParquetRows:
         self.checksum = zlib.crc32(self.file_schema.serialize().to_pybytes())
         """Equal for equal schemas, in every process."""
 
-    def from_rows(self, rows: Sequence[Mapping[str, Any]]) -> ArrowBatch:
-        """Give rows as a batch of the whole schema.
+    def row_values(self, row: Mapping[str, Any]) -> RowValues:
+        """Give a row's values in the order of the files' columns, checked against the schema.
+
+        They are copies where they could change: the row is written when its epoch ends.
 
         Raises:
-            SerializationError: a row has a column that the schema lacks, or a value of another
+            SerializationError: the row has a column that the schema lacks, or a value of another
                 type, or none where one must be.
         """
-        for row in rows:
-            if not self._names.issuperset(row):
-                unknown = ", ".join(repr(name) for name in row if name not in self._names)
-                raise SerializationError(
-                    f"the row has {unknown}, which the Parquet schema has not; it would be lost. "
-                    f"The schema has {', '.join(self._schema.names)}"
-                )
-        columns = [_column([row.get(field.name) for row in rows], field) for field in self._schema]
-        return self._checked(pa.RecordBatch.from_arrays(columns, schema=self._schema))
+        if not self._names.issuperset(row):
+            unknown = ", ".join(repr(name) for name in row if name not in self._names)
+            raise SerializationError(
+                f"the row has {unknown}, which the Parquet schema has not; it would be lost. "
+                f"The schema has {', '.join(self._schema.names)}"
+            )
+        values: list[Any] = []
+        for name, field, fits in self._fields:
+            value = row.get(name)
+            if value is None:
+                if not field.nullable:
+                    raise _no_value(name)
+            elif fits is None or not fits(value):
+                _column([value], field)
+                value = deepcopy(value)
+            if name != self._partition_by:
+                values.append(value)
+        return tuple(values)
 
     def from_columns(self, columns: ArrowTable) -> list[tuple[Any, ArrowBatch]]:
         """Split a table or batch by the partition column.
@@ -145,32 +164,75 @@ class ParquetRows:
     def _checked(self, batch: ArrowBatch) -> ArrowBatch:
         for index, field in enumerate(self._schema):
             if not field.nullable and batch.column(index).null_count:
-                raise SerializationError(
-                    f"column {field.name!r} has no value, and the Parquet schema says that it "
-                    "always has one"
-                )
+                raise _no_value(field.name)
         return batch
 
-    def pack(self, parts: Sequence[ArrowBatch | Mapping[str, Any]]) -> bytes:
+    def pack(self, parts: Sequence[ArrowBatch | RowValues]) -> bytes:
         """Give rows, checked before, and batches as an Arrow stream of the files' schema."""
-        names = self.file_schema.names
         batches: list[Any] = []
-        rows: list[Mapping[str, Any]] = []
-        for part in parts:
-            if isinstance(part, Mapping):
-                rows.append(cast("Mapping[str, Any]", part))
-                continue
-            if rows:
-                batches.append(pa.RecordBatch.from_pylist(rows, schema=self.file_schema))
-                rows = []
-            batches.append(pa.RecordBatch.from_arrays([part.column(n) for n in names], names=names))
-        if rows:
-            batches.append(pa.RecordBatch.from_pylist(rows, schema=self.file_schema))
-        table = pa.Table.from_batches([batch.cast(self.file_schema) for batch in batches])
+        for is_row, members in groupby(parts, lambda part: type(part) is tuple):
+            if is_row:
+                columns = zip(*cast("Iterable[RowValues]", members), strict=True)
+                arrays = [
+                    pa.array(values, field.type)
+                    for values, field in zip(columns, self.file_schema, strict=True)
+                ]
+                batches.append(pa.RecordBatch.from_arrays(arrays, schema=self.file_schema))
+            else:
+                names = self.file_schema.names
+                several = cast("Iterable[ArrowBatch]", members)
+                batches += [batch.select(names).cast(self.file_schema) for batch in several]
+        table = pa.Table.from_batches(batches)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, self.file_schema) as writer:
             writer.write_table(table.combine_chunks())
         return sink.getvalue().to_pybytes()
+
+
+def _no_value(name: str) -> SerializationError:
+    return SerializationError(
+        f"column {name!r} has no value, and the Parquet schema says that it always has one"
+    )
+
+
+def _is_text(value: Any) -> bool:
+    if type(value) is not str:
+        return False
+    try:
+        # A lone surrogate is no UTF-8, which Arrow would find out only when the epoch ends.
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _exactly(kind: type) -> Callable[[Any], bool]:
+    return lambda value: type(value) is kind
+
+
+def _check_of(arrow_type: ArrowType) -> Callable[[Any], bool] | None:
+    """Give a quick check for values that surely fit; others are left to Arrow. None: all are."""
+    types = pa.types
+    if types.is_integer(arrow_type):
+        bits = arrow_type.bit_width
+        low, high = (
+            (-(1 << bits - 1), 1 << bits - 1)
+            if types.is_signed_integer(arrow_type)
+            else (0, 1 << bits)
+        )
+        return lambda value: type(value) is int and low <= value < high
+    if types.is_timestamp(arrow_type):
+        has_zone = arrow_type.tz is not None
+        if arrow_type.unit != "us":
+            return None
+        return lambda value: type(value) is datetime and (value.tzinfo is not None) is has_zone
+    found = (
+        (types.is_floating, _exactly(float)),
+        (types.is_string, _is_text),
+        (types.is_boolean, _exactly(bool)),
+        (types.is_binary, _exactly(bytes)),
+        (types.is_date32, _exactly(date)),
+    )
+    return next((check for matches, check in found if matches(arrow_type)), None)
 
 
 def _column(values: list[Any], field: ArrowField) -> ArrowArray:

@@ -17,6 +17,7 @@ import orjson
 
 from onceflow.columns.parquetrows import (
     ParquetRows,
+    RowValues,
     is_columnar,
     rows_of_columns,
     write_parquet,
@@ -142,19 +143,20 @@ class ParquetFormat(RowFormat):
                 part = parts.setdefault(name, Part())
                 part.add(batch.num_rows, batch.nbytes, [batch])
             return parts
-        rows = plain_rows(value)
-        batch = self._rows.from_rows(rows)
-        if self._partition_by is None and len(rows) > 1:
-            parts.setdefault("", Part()).add(len(rows), batch.nbytes, [batch])
-            return parts
-        for row in rows:
+        for row in plain_rows(value):
+            values = self._rows.row_values(row)
             part = parts.setdefault(self.directory(row), Part())
-            part.add(1, batch.nbytes // len(rows), [row])
+            part.add(1, _size_bytes(values), [values])
         return parts
 
     def pack(self, part: Part) -> Rows:
         """Give the rows as an Arrow stream."""
         return Rows(part.rows, self._rows.pack(part.pieces))
+
+
+def _size_bytes(values: RowValues) -> int:
+    """What a row takes, roughly: its texts, and eight bytes for each value."""
+    return 8 * len(values) + sum(len(each) for each in values if isinstance(each, str | bytes))
 
 
 def plain_rows(value: object) -> Sequence[Row]:

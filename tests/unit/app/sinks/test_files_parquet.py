@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import NamedTuple
 
 import polars as pl
@@ -96,6 +97,54 @@ def test_rows_of_another_schema_get_a_file_of_their_own(tmp_path):
     assert {frame.schema["n"] for frame in frames} == {pl.Int64, pl.String}
 
 
+def test_values_of_all_types_arrive_as_they_were_yielded(tmp_path):
+    schema = pa.schema(
+        [
+            ("u", pa.uint8()),
+            ("f", pa.float32()),
+            ("b", pa.binary()),
+            ("flag", pa.bool_()),
+            ("day", pa.date32()),
+            ("ms", pa.timestamp("ms")),
+            ("plain", pa.timestamp("us")),
+            ("money", pa.decimal128(10, 2)),
+            ("tags", pa.list_(pa.string())),
+            ("inner", pa.struct([("a", pa.int64()), ("b", pa.string())])),
+        ]
+    )
+    naive = AT.replace(tzinfo=None)
+    full = {
+        "u": 255,
+        "f": 0.5,
+        "b": bytes(range(256)),
+        "flag": True,
+        "day": date(2026, 1, 2),
+        "ms": naive.replace(microsecond=678000),
+        "plain": naive,
+        "money": Decimal("12.34"),
+        "tags": ["ü", None],
+        "inner": {"a": 1, "b": "x"},
+    }
+    found = written(tmp_path, [full, {}], schema=schema, partition_by=None)
+    first, second = found["out"].to_dicts()
+    assert first == full
+    assert second == dict.fromkeys(full)
+
+
+def test_a_row_that_is_changed_after_it_was_yielded_is_written_as_it_was(tmp_path):
+    sink = Files(tmp_path / "out", format="parquet", schema={"n": int, "tags": list[str]})
+    sink.open(SCOPE)
+    one = {"n": 1, "tags": ["a"]}
+    encoded = sink.encode(one)
+    one["n"] = 2
+    one["tags"].append("b")
+    sink.prepare(branch("w", 1), [encoded])
+    sink.commit(branch("w", 1))
+    sink.close()
+    (path,) = visible_files(tmp_path / "out")
+    assert pl.read_parquet(path).rows() == [(1, ["a"])]
+
+
 @pytest.mark.parametrize(
     ("value", "says"),
     [
@@ -107,6 +156,9 @@ def test_rows_of_another_schema_get_a_file_of_their_own(tmp_path):
         (row(x=2**53 + 1), "does not fit"),
         (row(n=2**63), "does not fit"),
         (row(at="yesterday"), "does not fit"),
+        (row(at=date(2026, 1, 2)), "does not fit"),
+        (row(day="\ud800"), "does not fit"),
+        (row(n=True), "does not fit"),
         (row(day=None), "'day' has no value"),
         ([row(), row(n=None)], "'n' has no value"),
         (pa.table({"n": [1]}), "the columns are n, and"),
