@@ -202,6 +202,19 @@ def test_a_table_that_is_dropped_meanwhile_stops_its_partitions_only(opened, pos
     sink.prepare(FIRST, rows)
 
 
+def test_a_prepare_that_rolls_back_without_an_error_is_not_taken_for_one(opened):
+    class FailsUnseen(PostgreSQL):
+        def _mark(self, branch):
+            super()._mark(branch)
+            with contextlib.suppress(psycopg.Error):
+                self._session.execute("SELECT 1 / 0")
+
+    sink = opened(FailsUnseen)
+    with pytest.raises(ParticipantUnavailable, match="answered 'ROLLBACK'"):
+        prepare(sink)
+    assert sink.branches() == []
+
+
 def test_a_standby_is_no_place_to_write(postgres_place):
     dsn = f"{postgres_place.dsn()} target_session_attrs=read-only"
     with pytest.raises(Unreachable):

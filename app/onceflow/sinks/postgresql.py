@@ -130,7 +130,7 @@ class PostgreSQL(Participant):
                 self._begin(gid)
                 writer.write(rows)
                 self._mark(branch)
-                session.execute(f"PREPARE TRANSACTION '{gid}'")
+                self._prepare_transaction(gid)
             except RowsBlamed as blamed:
                 raise self._refused(blamed, rows) from blamed
             except pg_errors.LockNotAvailable as error:
@@ -312,6 +312,15 @@ class PostgreSQL(Participant):
                 f"PostgreSQL ({self._session.where}) takes branch {self._gid(branch)} no more: "
                 f"another worker took this one's partitions over, or its epoch is behind. Nothing "
                 f"was prepared; the worker starts again as a new incarnation."
+            )
+
+    def _prepare_transaction(self, gid: str) -> None:
+        status = self._session.status_of(f"PREPARE TRANSACTION '{gid}'")
+        if status != "PREPARE TRANSACTION":
+            # In a transaction that failed before, PREPARE rolls back and is no error.
+            raise ParticipantUnavailable(
+                f"PostgreSQL ({self._session.where}) answered {status!r} when branch {gid} was to "
+                f"be prepared, so that it is not. Nothing is lost; the epoch is tried again."
             )
 
     def _abandon(self) -> None:

@@ -146,6 +146,10 @@ class Session:
         cursor = self.connection().execute(statement.encode(), values or None)
         return cursor.fetchall() if cursor.description else []
 
+    def status_of(self, statement: str) -> str:
+        """Run a command and give what the server says that it did."""
+        return self.connection().execute(statement.encode()).statusmessage or ""
+
     def change(self, statement: str, values: Sequence[object]) -> int:
         """Run a statement and give the number of rows that it changed."""
         return self.connection().execute(statement.encode(), values).rowcount
