@@ -48,6 +48,9 @@ log = get_logger(__name__)
 _OPEN_SHARE_MIN = 0.25
 """Least share of the commit interval in which the gate is open."""
 
+_DROPPED = (EpochState.ABORTING, EpochState.RESOLVING)
+"""States in which an attempt may be dropped whose rewind is still to come."""
+
 _CANCEL_S = 0.5
 """How long callbacks of an aborted epoch get to end when they are cancelled."""
 
@@ -69,7 +72,7 @@ class Epochs:
         self.work = EpochWork(runtime)
         self.machine = CommitEpochs(own, runtime.participants.names)
         self.transactions = Transactions(runtime, self.post, self.work.committed)
-        self.holding = Holding(self._start_at, lambda: self.machine.committed_offsets)
+        self.holding = Holding(self.wake)
         self.two_phase = TwoPhase(runtime, self.post, self.transactions.phases, self.holding)
         self.ready = asyncio.Event()
         self.stopped = asyncio.Event()
@@ -131,6 +134,10 @@ class Epochs:
             while not self.stopped.is_set():
                 while self._events:
                     await self._take(self._events.popleft())
+                if self.holding.is_due and self.machine.state not in _DROPPED:
+                    # Between two events, and never while a rewind is still to come: what was read
+                    # again before it would be read twice.
+                    self._start_at(self.holding.release(self.machine.committed_offsets))
                 if self.machine.state is EpochState.UNASSIGNED and self._unassigned.is_due:
                     await self._unassigned.commit_waiting()
                     continue

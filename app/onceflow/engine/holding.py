@@ -27,31 +27,28 @@ class Holding:
     """The partitions that are held back.
 
     Fields:
-        partitions: not read after a rewind. Invariant: emptied as a whole, by `_release`.
+        partitions: not read after a rewind. Invariant: emptied as a whole, by `release`.
+        is_due: whether they may be read again, as soon as nothing is being aborted.
     """
 
-    def __init__(
-        self,
-        start: Callable[[Mapping[Partition, Offset]], None],
-        committed: Callable[[], Mapping[Partition, Offset]],
-    ) -> None:
-        """Make it.
-
-        Args:
-            start: lets partitions be read from these offsets on.
-            committed: returns the committed offset of every claimed partition.
-        """
+    def __init__(self, due: Callable[[], None]) -> None:
+        """Make it; ``due`` is called when ``is_due`` becomes true."""
         self.partitions: frozenset[Partition] = frozenset()
-        self._start = start
-        self._committed = committed
+        self.is_due = False
+        self._due = due
         self._wait_s = PARTICIPANT_RETRY_S
         self._timer: asyncio.TimerHandle | None = None
 
     def hold(self, partitions: frozenset[Partition]) -> None:
-        """Hold partitions back from the coming rewind on, until the sinks answer."""
+        """Hold partitions back from the coming rewind on, until the sinks answer.
+
+        Only for an epoch that is about to be aborted: what is read at the moment must be dropped
+        before it can be read again.
+        """
         if not partitions:
             return
         self.partitions |= partitions
+        self.is_due = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -63,16 +60,27 @@ class Holding:
 
     def answered(self) -> None:
         """All sinks have answered: read on after the wait."""
-        if self.partitions and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._wait_s, self._release)
+        if self.partitions and self._timer is None and not self.is_due:
+            self._timer = asyncio.get_running_loop().call_later(self._wait_s, self._waited)
             self._wait_s = min(self._wait_s * 2, PARTICIPANT_RETRY_S_MAX)
 
     def prepared(self) -> None:
         """The sinks took an epoch: the next trouble begins with a short wait."""
         self._wait_s = PARTICIPANT_RETRY_S
 
-    def _release(self) -> None:
+    def _waited(self) -> None:
         self._timer = None
-        held, self.partitions = self.partitions, frozenset()
-        # Those lost meanwhile are their next owner's; those claimed anew were held back as well.
-        self._start({p: at for p, at in self._committed().items() if p in held})
+        self.is_due = True
+        self._due()
+
+    def release(self, committed: Mapping[Partition, Offset]) -> dict[Partition, Offset]:
+        """Hold nothing back any more.
+
+        Args:
+            committed: committed offset of every claimed partition.
+
+        Returns:
+            Where to read what was held back, as far as it is still ours.
+        """
+        held, self.partitions, self.is_due = self.partitions, frozenset(), False
+        return {partition: at for partition, at in committed.items() if partition in held}

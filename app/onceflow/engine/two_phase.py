@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from onceflow.decisions import epoch_events as ev
 from onceflow.decisions.crash_points import CrashPoint
+from onceflow.decisions.epoch_states import EpochState
 from onceflow.errors import ParticipantUnavailable, RowsRefused, Superseded
 from onceflow.ids import BranchId
 from onceflow.limits import AWAIT_BRANCHES_S_MAX, PREPARE_S_MAX
@@ -144,12 +145,15 @@ class TwoPhase:
                         self.runtime.failures.rows_refused(rows[name], error)
                     elif failure is ev.PrepareFailure.UNAVAILABLE:
                         self.runtime.metrics.participant_failed(name)
-                        self._hold()
+                        self._hold(commit_epoch, EpochState.PREPARING)
                     self._post(ev.PrepareFailed(commit_epoch, failure, str(error)))
                     return
 
-    def _hold(self) -> None:
-        """Hold back the partitions that the open epoch has rows of."""
+    def _hold(self, commit_epoch: CommitEpoch, state: EpochState) -> None:
+        """Hold back the partitions that an epoch has rows of, if it is about to be aborted."""
+        machine = self.runtime.epochs.machine
+        if machine.commit_epoch != commit_epoch or machine.state is not state:
+            return  # It was aborted for another reason, and others are being read by now.
         rows = self.runtime.participants.rows
         names = self.runtime.participants.seats
         self._holding.hold(
@@ -167,7 +171,7 @@ class TwoPhase:
                 meaning="branches of earlier epochs cannot be finished, so that no further one "
                 "can be prepared; records are replayed until their sinks answer",
             )
-            self._hold()
+            self._hold(effect.commit_epoch, EpochState.AWAITING_BRANCH)
         self._post(ev.BranchesTimedOut(effect.commit_epoch))
 
     # -- after it --

@@ -12,6 +12,7 @@ import onceflow
 from harness.sqlite_participant import SqliteParticipant, committed_rows, prepared_branches
 from onceflow.coordinator.vocabulary import Finding
 from onceflow.decisions import branch_steps as bs
+from onceflow.decisions.epoch_states import EpochState
 from onceflow.decisions.marker import parse
 from onceflow.engine.holding import Holding
 from onceflow.engine.participants import Participants
@@ -424,9 +425,9 @@ async def driver_until(reached):
 
 def test_what_is_held_back_is_read_again_after_a_wait_that_grows():
     loop = asyncio.new_event_loop()
-    started, timers = [], []
+    due, timers = [], []
     place, other = Partition("words", 0), Partition("words", 1)
-    holding = Holding(started.append, lambda: {place: 7})
+    holding = Holding(lambda: due.append(holding.partitions))
 
     async def hold():
         asyncio.get_running_loop().call_later = lambda after_s, call: (
@@ -440,16 +441,63 @@ def test_what_is_held_back_is_read_again_after_a_wait_that_grows():
             assert holding.partitions == {place, other}
             holding.answered()
             holding.answered()
+            assert not holding.is_due
             timers[-1][1]()
-            assert holding.partitions == frozenset()
+            assert holding.is_due
+            assert holding.release({place: 7}) == {place: 7}
+            assert not holding.is_due
         holding.prepared()
         holding.hold(frozenset({place}))
         holding.answered()
+        timers[-1][1]()
+        holding.hold(frozenset({other}))
+        assert not holding.is_due, "the trouble has begun anew"
 
     loop.run_until_complete(hold())
     loop.close()
     assert [after_s for after_s, _ in timers] == [0.1, 0.2, 0.1]
-    assert started == [{place: 7}, {place: 7}]
+    assert due == [{place, other}, {place, other}, {place}]
+
+
+async def test_what_is_held_back_waits_for_an_abort_that_is_under_way(tmp_path, path):
+    app, words = new_app()
+
+    @app.agent(words, sink=[SqliteParticipant(path)])
+    async def copy(stream):
+        async for word in stream:
+            yield {"word": word}
+
+    async with TopologyDriver(app, tmp_path) as driver:
+        epochs = runtime_of(app).epochs
+        epochs.holding.partitions = frozenset({Partition("words", 0)})
+        epochs.holding.is_due = True
+        state, epochs.machine.state = epochs.machine.state, EpochState.ABORTING
+        epochs.wake()
+        await asyncio.sleep(0.05)
+        assert epochs.holding.partitions, "the rewind that comes would read it a second time"
+        epochs.machine.state = state
+        epochs.wake()
+        await driver_until(lambda: not epochs.holding.partitions)
+        await feed(driver, "a")
+        await driver.settle()
+    assert committed_rows(path) == rows_of("a")
+
+
+async def test_a_late_failure_of_an_aborted_epoch_holds_nothing_back(tmp_path, path):
+    app, words = new_app()
+
+    @app.agent(words, sink=[SqliteParticipant(path)])
+    async def copy(stream):
+        async for word in stream:
+            yield {"word": word}
+
+    async with TopologyDriver(app, tmp_path) as driver:
+        await feed(driver, "a")
+        await driver.settle()
+        epochs = runtime_of(app).epochs
+        epochs.two_phase._hold(CommitEpoch(1), EpochState.PREPARING)
+        epochs.two_phase._hold(epochs.machine.commit_epoch, EpochState.PREPARING)
+        assert not epochs.holding.partitions
 
 
 async def test_a_superseded_worker_leaves_to_be_started_again(tmp_path, path):
