@@ -65,7 +65,10 @@ def _directory_of(app_path: str) -> Path | None:
     from onceflow.engine.hosted import group_directory, needs_group  # noqa: PLC0415 - slow
     from onceflow.engine.worker import find_app  # noqa: PLC0415 - slow
 
-    app = find_app(app_path)
+    try:
+        app = find_app(app_path)
+    except ConfigError:
+        return None  # the workers cannot import it either, and say so
     return group_directory(app) if needs_group(app) else None
 
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 import onceflow
 from harness.sqlite_participant import SqliteParticipant
 from onceflow.engine.hosted import GROUP_DIRECTORY, group_directory, needs_group, use_group
@@ -42,7 +44,8 @@ def test_an_app_without_two_phase_sinks_or_with_a_group_gets_none(tmp_path):
     assert not needs_group(app_with(tmp_path, [sink], coordinator="10.0.0.1:7401"))
 
 
-def test_the_groups_program_looks_at_the_app_first(tmp_path):
+@pytest.mark.parametrize("path", ["shop:app", "no_such_module:app"])
+def test_the_groups_program_looks_at_the_app_first(tmp_path, path):
     (tmp_path / "shop.py").write_text(
         textwrap.dedent(
             """
@@ -53,7 +56,7 @@ def test_the_groups_program_looks_at_the_app_first(tmp_path):
     )
     lifeline, _writer = open_lifeline()
     done = subprocess.run(
-        [*COORDINATOR_PROGRAM, "--app=shop:app", "--port=1", f"--lifeline={lifeline}"],
+        [*COORDINATOR_PROGRAM, f"--app={path}", "--port=1", f"--lifeline={lifeline}"],
         cwd=tmp_path,
         pass_fds=(lifeline,),
         capture_output=True,
