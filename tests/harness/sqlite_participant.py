@@ -11,7 +11,6 @@ import sqlite3
 from contextlib import contextmanager
 
 from onceflow.errors import (
-    ConfigError,
     ParticipantUnavailable,
     RowsRefused,
     SerializationError,
@@ -54,6 +53,7 @@ class SqliteParticipant(Participant):
         self.down = False
         self._scope = ""
         self._connection = None
+        self._is_broken = False
 
     def encode(self, value):
         rows = value if isinstance(value, list) else [value]
@@ -68,11 +68,13 @@ class SqliteParticipant(Participant):
     def open(self, scope):
         self.calls.append("open")
         self._scope = scope.scope
-        try:
-            with self._transaction() as connection:
-                connection.executescript(TABLES)
-        except sqlite3.OperationalError as error:
-            raise ConfigError(f"{self.path} cannot be opened: {error}") from error
+        with self._transaction() as connection:
+            for statement in TABLES.split(";"):
+                connection.execute(statement)
+
+    def break_connection(self):
+        """Let the call that is under way, or the next one, lose its connection."""
+        self._is_broken = True
 
     @contextmanager
     def _transaction(self):
@@ -82,20 +84,28 @@ class SqliteParticipant(Participant):
             raise error
         try:
             if self._connection is None:
+                self._is_broken = False
                 self._connection = sqlite3.connect(
                     self.path, timeout=5.0, isolation_level=None, check_same_thread=False
                 )
                 self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            raise ParticipantUnavailable(f"{self.path}: {error}") from error
-        try:
             yield self._connection
+            self._check_connection()
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self.close()
+            raise ParticipantUnavailable(f"{self.path}: {error}") from error
+        except ParticipantUnavailable:
+            self.close()
+            raise
         except BaseException:
             self._connection.execute("ROLLBACK")
             raise
-        if self._connection.in_transaction:
-            self._connection.execute("COMMIT")
+
+    def _check_connection(self):
+        if self._is_broken:
+            raise ParticipantUnavailable(f"the connection to {self.path} is lost")
 
     def _of(self, incarnation):
         return (self._scope, self.name, incarnation)
