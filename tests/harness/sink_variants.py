@@ -166,7 +166,16 @@ class UnknownGidIsDone(SinkWorker):
 
     def branch_step(self, effect: Any) -> Any:
         if isinstance(effect, bs.ReadMarkerRows):
-            return bs.MarkerRowsRead({})
+            assert self.takeover is not None
+            assert self.takeover._branches is not None
+            taken = self.takeover._branches._taken
+            return bs.MarkerRowsRead(
+                {
+                    (name, each): taken[each].with_participants
+                    for name in self.sinks
+                    for each in effect.incarnations
+                }
+            )
         return super().branch_step(effect)
 
 

@@ -112,6 +112,13 @@ class HeuristicFound:
 
 
 @dataclass(frozen=True, slots=True)
+class SinksMissing:
+    """An owner wrote into sinks that the app does not have, and did not end in order: exit 2."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class ScanEnded:
     """The scan is over; how many branches it rolled back."""
 

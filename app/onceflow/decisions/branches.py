@@ -35,6 +35,7 @@ from onceflow.decisions.branch_steps import (
     ReadAllMarkers,
     ReadMarkerRows,
     Resolved,
+    SinksMissing,
     epochs_named,
 )
 from onceflow.decisions.epoch_waits import Waits
@@ -45,12 +46,13 @@ from onceflow.ids import BranchId, CommitEpoch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from onceflow.decisions.branch_steps import BranchAt, BranchEffect
-    from onceflow.decisions.marker import CommittedOffset
+    from onceflow.decisions.marker import CommittedOffset, Marker
     from onceflow.ids import Incarnation, Partition
 
-    ResolutionEffect = BranchEffect | Resolved | HeuristicFound
+    ResolutionEffect = BranchEffect | Resolved | HeuristicFound | SinksMissing
 
 
 class ResolutionState(Enum):
@@ -83,9 +85,7 @@ class BranchResolution:
         markers = [found.marker for found in taken.values() if found.marker is not None]
         self._own: Final = own
         self._named: Final = frozenset(marker.incarnation for marker in markers)
-        self._unreleased: Final = frozenset(
-            marker.incarnation for marker in markers if marker.released is Handover.HELD
-        ) - {own}
+        self._unreleased: Final = frozenset(unreleased_owners(taken, own))
         """Owners that did not say goodbye: to be fenced, judged and raised against."""
         self._taken: Final = {
             marker.incarnation: marker
@@ -200,6 +200,10 @@ class BranchResolution:
         return [ReadMarkerRows(self._named)]
 
     def _rows_read(self, event: MarkerRowsRead) -> list[ResolutionEffect]:
+        configured = frozenset(participant for participant, _ in event.rows)
+        owners = {each: self._taken[each] for each in self._unreleased}
+        if (message := not_configured(owners, configured)) is not None:
+            return self._fail(SinksMissing(message))
         for participant, branch in sorted(self._missing):
             shown = event.rows.get((participant, branch.incarnation), NO_COMMIT_EPOCH)
             if shown < branch.commit_epoch:
@@ -227,7 +231,7 @@ class BranchResolution:
         self.state = ResolutionState.DONE
         return [Resolved()]
 
-    def _fail(self, found: HeuristicFound) -> list[ResolutionEffect]:
+    def _fail(self, found: HeuristicFound | SinksMissing) -> list[ResolutionEffect]:
         self.state = ResolutionState.FAILED
         return [found]
 
@@ -243,6 +247,41 @@ class BranchResolution:
         (ResolutionState.COMPARING, MarkerRowsRead): _rows_read,
     }
     """Every legal step; any other pair is a bug and refused."""
+
+
+def unreleased_owners(
+    taken: Mapping[Partition, CommittedOffset], own: Incarnation
+) -> dict[Incarnation, Marker]:
+    """Owners other than ourselves that did not say goodbye, each with its last k."""
+    markers = [found.marker for found in taken.values() if found.marker is not None]
+    return {
+        marker.incarnation: marker
+        for marker in sorted(markers, key=lambda each: each.with_participants)
+        if marker.released is Handover.HELD and marker.incarnation != own
+    }
+
+
+def not_configured(
+    owners: Mapping[Incarnation, Marker], configured: AbstractSet[str]
+) -> str | None:
+    """Why nothing can be claimed from owners that wrote into sinks which are not configured.
+
+    Only of owners that did not release: who left in order has finished, within a bound.
+
+    Args:
+        owners: who did not release, each with the marker of its last k.
+        configured: names of the app's participants.
+    """
+    for incarnation, marker in sorted(owners.items(), key=lambda each: each[0]):
+        gone = sorted(frozenset(marker.participants) - configured)
+        if gone:
+            return (
+                f"worker {incarnation} did not end in order, and wrote into sinks that this app "
+                f"does not have any more: {', '.join(gone)}. The rows of its last epoch may be "
+                f"prepared there, and nobody would finish them. Nothing was consumed. Start the "
+                f"app once with these sinks, stop it in order, then remove them."
+            )
+    return None
 
 
 def _behind(participant: str, expected: BranchId, shown: CommitEpoch) -> HeuristicFound:

@@ -25,8 +25,14 @@ from onceflow.decisions.branch_steps import (
     IncarnationsFenced,
     Participants,
     Resolved,
+    SinksMissing,
 )
-from onceflow.decisions.branches import BranchResolution, ResolutionState
+from onceflow.decisions.branches import (
+    BranchResolution,
+    ResolutionState,
+    not_configured,
+    unreleased_owners,
+)
 from onceflow.decisions.epoch_events import Start
 from onceflow.decisions.marker import CommittedOffset, Handover, claim_attempts
 from onceflow.decisions.transitions import handler_of
@@ -319,7 +325,8 @@ class Takeover:
         self._pending_reads = 0
         self._committed = markers
         if self._options.participants is Participants.NONE:
-            return self._read_bounds()
+            message = not_configured(unreleased_owners(markers, self._options.own), frozenset())
+            return self._read_bounds() if message is None else self._fail(message, exit_code=2)
         self.state = TakeoverState.RESOLVING
         self._branches = BranchResolution(self._options.own, markers)
         return self._resolve(self._branches, self._branches.begin())
@@ -336,7 +343,7 @@ class Takeover:
     def _resolve(
         self,
         branches: BranchResolution,
-        steps: Sequence[BranchEffect | Resolved | HeuristicFound],
+        steps: Sequence[BranchEffect | Resolved | HeuristicFound | SinksMissing],
     ) -> list[TakeoverEffect]:
         effects: list[TakeoverEffect] = []
         for step in steps:
@@ -351,6 +358,8 @@ class Takeover:
                 case HeuristicFound():
                     self.state = TakeoverState.FAILED
                     effects.append(TakeoverFailed(step.message, 4, step))
+                case SinksMissing():
+                    effects += self._fail(step.message, exit_code=2)
                 case _:
                     effects.append(step)
         return effects

@@ -135,7 +135,7 @@ def test_inv_2pc_4_is_checked_at_the_end():
     resolution = begun(p=at(OLD, epoch=6, k=5))
     resolution.state = ResolutionState.COMPARING
     with pytest.raises(InvariantViolation, match="INV-2PC-4"):
-        resolution.handle(rows())
+        resolution.handle(rows(old=5))
 
 
 def test_a_row_that_cannot_be_raised_is_looked_at_again_after_a_wait():
@@ -162,6 +162,28 @@ def test_a_participant_that_was_added_to_the_app_since_then_is_not_behind():
     resolution.handle(listed(branch(OLD, 5)))
     shown = {("db", OLD): E(5), ("added", OLD): E(0)}
     assert finish(resolution, bs.MarkerRowsRead(shown)) == [bs.Resolved()]
+
+
+def test_an_owner_that_did_not_end_in_order_keeps_its_sinks_from_being_removed():
+    resolution = begun(p=at(OLD, epoch=6, k=5))
+    resolution.handle(LISTED_NOTHING)
+    resolution.handle(bs.MarkersRaised())
+    resolution.handle(LISTED_NOTHING)
+    (found,) = resolution.handle(bs.MarkerRowsRead({("other", OLD): E(0)}))
+    assert isinstance(found, bs.SinksMissing)
+    assert "db" in found.message
+
+
+def test_the_last_sink_cannot_be_removed_either():
+    for released in Handover:
+        machine = td.Takeover(frozenset([P]), td.TakeoverOptions(OWN, td.ResetPolicy.EARLIEST))
+        machine.handle(td.Begin())
+        effects = machine.handle(td.LastMarkersRead({P: at(OLD, 6, 5, released)}))
+        if released is Handover.HELD:
+            machine.handle(td.IncarnationsFenced())
+        effects = machine.handle(td.StableMarkersRead({P: at(OLD, 6, 5, released)}))
+        failed = released is Handover.HELD
+        assert isinstance(effects[0], td.TakeoverFailed if failed else td.ReadLogBounds)
 
 
 def test_a_branch_that_was_listed_and_is_gone_is_heuristic_unless_the_row_shows_it():
