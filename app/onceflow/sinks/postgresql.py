@@ -12,7 +12,7 @@ Must never import Faust.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self, cast
 
 import psycopg
 from psycopg import errors as pg_errors
@@ -40,9 +40,16 @@ from onceflow.sinks.participant import (
     Participant,
     Standing,
 )
+from onceflow.sinks.postgresql_outbox import PostgreSQLOutbox
 from onceflow.sinks.postgresql_rows import RowEncoder
 from onceflow.sinks.postgresql_session import Session, blames_data, plain
-from onceflow.sinks.postgresql_table import TableCheck, check_server, create, open_markers
+from onceflow.sinks.postgresql_table import (
+    TableCheck,
+    check_slots,
+    check_version,
+    create,
+    open_markers,
+)
 from onceflow.sinks.postgresql_write import RowsBlamed, TableWriter, first_refused
 
 if TYPE_CHECKING:
@@ -71,10 +78,38 @@ class PostgreSQL(Participant):
             key as primary key, and refuses one whose columns have other types.
         name: names the sink within the application, 1 to 16 of ``[a-z0-9_]``; derived from the
             table by default. Its branches are found by it, so keep it.
+        delivery: ``"two_phase"``, or ``"outbox"`` for a server on which nothing is to be prepared:
+            rows follow Kafka's decision through a topic, a little later (``PostgreSQLOutbox``).
+        on_error: with ``"outbox"`` only, ``"dead_letter"`` (the default) or ``"stop"``: what
+            becomes of rows that the table refuses, when their record is long done.
 
     Raises:
         ConfigError: an argument that cannot be meant.
     """
+
+    def __new__(
+        cls,
+        dsn: str,
+        *,
+        table: str,
+        key: Sequence[str] | None = None,
+        create_table: Mapping[str, str] | None = None,
+        name: str | None = None,
+        delivery: str = "two_phase",
+        on_error: str | None = None,
+    ) -> Self:
+        """Make the sink for the kind of delivery, which is an `OutboxSink` for ``"outbox"``."""
+        if delivery == "outbox":
+            made = PostgreSQLOutbox(
+                dsn, table=table, key=key, create_table=create_table, name=name, on_error=on_error
+            )
+            return cast("Self", made)
+        if delivery != "two_phase":
+            raise ConfigError(
+                f"delivery={delivery!r} of a PostgreSQL sink is unknown. Nothing was consumed. Use "
+                f"'two_phase' (the default) or 'outbox'."
+            )
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -84,7 +119,14 @@ class PostgreSQL(Participant):
         key: Sequence[str] | None = None,
         create_table: Mapping[str, str] | None = None,
         name: str | None = None,
+        delivery: str = "two_phase",
+        on_error: str | None = None,
     ) -> None:
+        if on_error is not None:
+            raise ConfigError(
+                f"on_error of a PostgreSQL sink needs delivery='outbox'; with {delivery!r} a row "
+                f"that is refused fails its record, and the agent's on_error decides."
+            )
         self.name = derived_name("pg", table) if name is None else checked_name(name)
         self._table = table
         self._key = (key,) if isinstance(key, str) else tuple(key or ())
@@ -134,7 +176,7 @@ class PostgreSQL(Participant):
             except RowsBlamed as blamed:
                 raise self._refused(blamed, rows) from blamed
             except pg_errors.LockNotAvailable as error:
-                self._abandon()
+                self._session.roll_back()
                 raise ParticipantUnavailable(
                     f"a lock that branch {gid} needs in PostgreSQL ({session.where}) is held by "
                     f"another transaction, perhaps a prepared one: {plain(error)}. The epoch is "
@@ -144,7 +186,7 @@ class PostgreSQL(Participant):
                 # Deferred constraints are checked by PREPARE itself.
                 if blames_data(error) and not session.is_lost():
                     raise self._refused(RowsBlamed(error, None), rows) from error
-                self._abandon()
+                self._session.roll_back()
                 raise session.unavailable(error) from error
 
     def commit(self, branch: BranchId) -> FinishOutcome:
@@ -208,7 +250,7 @@ class PostgreSQL(Participant):
             self._session.execute("COMMIT")
 
         def again(error: psycopg.Error) -> bool:
-            self._abandon()
+            self._session.roll_back()
             if not isinstance(error, pg_errors.LockNotAvailable):
                 return False
             self._end_sessions(
@@ -228,7 +270,8 @@ class PostgreSQL(Participant):
         """Check the server and the table; give its columns."""
         session = self._session
         try:
-            check_server(session, scope)
+            check_version(session)
+            check_slots(session, scope)
             if self._create_table is not None:
                 create(session, self._table, self._create_table, self._key)
             check = TableCheck(session, self._table, self._key)
@@ -307,7 +350,7 @@ class PostgreSQL(Participant):
             [scope.scope, self.name, branch.incarnation, branch.commit_epoch],
         )
         if changed != 1:
-            self._abandon()
+            self._session.roll_back()
             raise Superseded(
                 f"PostgreSQL ({self._session.where}) takes branch {self._gid(branch)} no more: "
                 f"another worker took this one's partitions over, or its epoch is behind. Nothing "
@@ -323,18 +366,8 @@ class PostgreSQL(Participant):
                 f"be prepared, so that it is not. Nothing is lost; the epoch is tried again."
             )
 
-    def _abandon(self) -> None:
-        """Roll back what was begun; a connection that does not do so is given up."""
-        if self._session.is_lost():
-            self._session.drop()
-            return
-        try:
-            self._session.execute("ROLLBACK")
-        except psycopg.Error:
-            self._session.drop()
-
     def _refused(self, blamed: RowsBlamed, rows: Sequence[EncodedRows]) -> RowsRefused:
-        self._abandon()
+        self._session.roll_back()
         culprit = blamed.culprit
         if culprit is None:
             culprit = first_refused(self._opened_writer(), rows, self._session)

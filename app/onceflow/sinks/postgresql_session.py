@@ -160,6 +160,16 @@ class Session:
             self._connection.close()
             self._connection = None
 
+    def roll_back(self) -> None:
+        """Roll back what was begun; a connection that does not do so is given up."""
+        if self.is_lost():
+            self.drop()
+            return
+        try:
+            self.execute("ROLLBACK")
+        except psycopg.Error:
+            self.drop()
+
     def is_lost(self) -> bool:
         """Whether the last call left no usable connection."""
         return self._connection is None or self._connection.broken or self._connection.closed

@@ -59,27 +59,35 @@ def qualified(table: str) -> str:
     return ".".join(identifier(part) for part in table.split(".", 1))
 
 
-def check_server(session: Session, scope: Scope) -> None:
-    """Check what concerns the whole server.
+def check_version(session: Session) -> None:
+    """Check that the server is one that sinks write to.
 
     Raises:
-        ConfigError: too old, or no slots for prepared transactions.
+        ConfigError: too old.
         Unreachable: a standby, which takes no writes.
     """
-    [(version, in_recovery, slots)] = session.execute(
-        "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(),"
-        " current_setting('max_prepared_transactions')::int"
+    [(version, in_recovery)] = session.execute(
+        "SELECT current_setting('server_version_num')::int, pg_is_in_recovery()"
     )
     if version < _SERVER_VERSION_MIN:
         raise ConfigError(
-            f"PostgreSQL ({session.where}) is of version {version // 10_000}; two-phase sinks need "
-            f"12 or later. Nothing was consumed."
+            f"PostgreSQL ({session.where}) is of version {version // 10_000}; sinks need 12 or "
+            f"later. Nothing was consumed."
         )
     if in_recovery:
         raise Unreachable(
             f"PostgreSQL ({session.where}) is a standby and takes no writes. Name all servers in "
             f"the dsn (host=a,b), so that the one that does is found."
         )
+
+
+def check_slots(session: Session, scope: Scope) -> None:
+    """Check that transactions can be prepared.
+
+    Raises:
+        ConfigError: no slots for prepared transactions, or none left.
+    """
+    [(slots,)] = session.execute("SELECT current_setting('max_prepared_transactions')::int")
     if slots == 0:
         raise ConfigError(
             f"PostgreSQL ({session.where}) does not allow prepared transactions: "
@@ -128,7 +136,7 @@ def make_table(session: Session, statement: str) -> None:
     try:
         try:
             session.execute(statement)
-        except psycopg.errors.UniqueViolation:
+        except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateObject):
             session.execute(statement)
     except (psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
         raise ConfigError(

@@ -74,8 +74,23 @@ class TargetSystem(ABC):
 class OutboxContract:
     """The suite. Derive from it, and give it a fixture ``target``."""
 
+    _sinks: list[OutboxSink]
+
+    def setup_method(self) -> None:
+        self._sinks = []
+
+    def teardown_method(self) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+    def _opened(self, target: TargetSystem, name: str = "sink") -> OutboxSink:
+        sink = target.sink(name)
+        self._sinks.append(sink)
+        sink.open(target.scope)
+        return sink
+
     def test_rows_and_progress_become_visible_with_the_commit(self, target: TargetSystem) -> None:
-        sink = _opened(target)
+        sink = self._opened(target)
         sink.write([_run(target, sink, 0, [1, 2])])
         _equal(target.visible(), [], "what is not committed is not visible")
         sink.commit()
@@ -85,18 +100,18 @@ class OutboxContract:
     def test_what_was_not_committed_is_rolled_back_by_the_next_write(
         self, target: TargetSystem
     ) -> None:
-        sink = _opened(target)
+        sink = self._opened(target)
         sink.write([_run(target, sink, 0, [1])])
         sink.write([_run(target, sink, 0, [2])])
         sink.commit()
         _equal(target.visible(), [2], "the first write left nothing")
         sink.write([_run(target, sink, 1, [3], expected=1)])
         sink.close()
-        again = _opened(target)
+        again = self._opened(target)
         _equal(dict(again.progress()), {0: Progress(_TOPIC, 1)}, "nor one of a process that ended")
 
     def test_a_run_is_applied_once(self, target: TargetSystem) -> None:
-        first, second = _opened(target), _opened(target)
+        first, second = self._opened(target), self._opened(target)
         run = _run(target, first, 0, [1, 2])
         _apply(first, run)
         for sink in (first, second):
@@ -106,7 +121,7 @@ class OutboxContract:
         _equal(target.visible(), [1, 2, 3], "who is late applies nothing")
 
     def test_progress_that_another_topic_left_lets_nothing_pass(self, target: TargetSystem) -> None:
-        sink = _opened(target)
+        sink = self._opened(target)
         _apply(sink, _run(target, sink, 0, [1]))
         other = _run(target, sink, 1, [2], expected=1, topic_id="topic-2")
         _raises(ProgressMoved, sink.write, [other])
@@ -114,7 +129,7 @@ class OutboxContract:
         _equal(target.visible(), [1], "nothing is applied on another topic's progress")
 
     def test_runs_of_several_partitions_are_applied_all_or_none(self, target: TargetSystem) -> None:
-        sink = _opened(target)
+        sink = self._opened(target)
         one, two = _run(target, sink, 0, [1]), _run(target, sink, 0, [2], number=1)
         sink.write([one, two])
         sink.commit()
@@ -125,7 +140,7 @@ class OutboxContract:
         _equal(target.visible(), [1, 2, 3], "until they are tried again")
 
     def test_sinks_of_other_names_have_a_progress_of_their_own(self, target: TargetSystem) -> None:
-        sink, other = _opened(target), _opened(target, "other")
+        sink, other = self._opened(target), self._opened(target, "other")
         _apply(sink, _run(target, sink, 0, [1]))
         _equal(dict(other.progress()), {}, "the other one has applied nothing")
         _apply(other, _run(target, other, 0, [2]))
@@ -139,7 +154,7 @@ class OutboxContract:
         _equal({_open(target.sink(), target)}, identities, "and later")
 
     def test_a_refused_row_leaves_nothing_and_is_named(self, target: TargetSystem) -> None:
-        sink = _opened(target)
+        sink = self._opened(target)
         rows = [target.row(1), target.refused(2), target.row(3)]
         run = _run_of(sink, 0, rows)
         refusal = _raises(RowsRefused, lambda: _apply(sink, run))
@@ -169,7 +184,7 @@ class OutboxContract:
         _equal(sink.untold(), [], "and told once")
 
     def test_a_value_that_is_no_row_is_refused_at_once(self, target: TargetSystem) -> None:
-        sink = _opened(target)
+        sink = self._opened(target)
         _raises(SerializationError, sink.encode, object())
         _raises(SerializationError, sink.encode, {"no such column": 1})
 
@@ -177,7 +192,8 @@ class OutboxContract:
         runs = 12
 
         def apply_all(_: int) -> int:
-            sink, applied = _opened(target), 0
+            sink, applied = target.sink(), 0
+            sink.open(target.scope)
             deadline_s = time.monotonic() + _PATIENCE_S
             while time.monotonic() < deadline_s:
                 try:
@@ -198,7 +214,7 @@ class OutboxContract:
         _equal(sum(applied), runs, "and each was applied by one of them")
 
     def test_broken_connections_lose_and_double_nothing(self, target: TargetSystem) -> None:
-        sink = _opened(target)
+        sink = self._opened(target)
         for number in range(1, 7):
             breaks = iter((target.break_connections,))
             deadline_s = time.monotonic() + _PATIENCE_S
@@ -232,12 +248,6 @@ def _open(sink: OutboxSink, target: TargetSystem) -> str:
     identity = sink.open(target.scope)
     sink.close()
     return identity
-
-
-def _opened(target: TargetSystem, name: str = "sink") -> OutboxSink:
-    sink = target.sink(name)
-    sink.open(target.scope)
-    return sink
 
 
 def _run(
