@@ -110,6 +110,7 @@ class Records:
         self._backlog = Backlog()
         self._receipts: dict[int, Receipt] = {}
         self._wake = asyncio.Event()
+        self._told = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_leaving = False
         self._was_failing = False
@@ -142,6 +143,17 @@ class Records:
                 await asyncio.shield(task)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+    async def flush(self, bound_s: float) -> None:
+        """Wait until what was noted is told, for ``bound_s`` at most.
+
+        For what a process notes just before it ends at once.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(bound_s):
+                while self._backlog:
+                    self._told.clear()
+                    await self._told.wait()
 
     def begun(
         self, branch: BranchId, partitions: Iterable[Partition], participants: Iterable[str]
@@ -297,12 +309,14 @@ class Records:
                 self._refuse(change, str(error))
                 self._backlog.done(number)
                 self._settle(number, is_recorded=False)
+            self._told.set()
             return
         for (number, change), outcome in zip(changes.items(), outcomes, strict=True):
             if outcome not in _RECORDED:
                 self._refuse(change, outcome.name.lower())
             self._backlog.done(number)
             self._settle(number, is_recorded=outcome in _RECORDED)
+        self._told.set()
         self._metrics.coordinator_told(self.waiting, is_connected=True)
 
     def _refuse(self, change: Change, reason: str) -> None:

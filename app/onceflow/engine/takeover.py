@@ -81,7 +81,7 @@ class TakeoverDriver:
                 await self.runtime.tasks.restore(partitions)
                 return td.Restored()
             case td.AlarmPending() | td.ReadyToClaim() | td.TakeoverFailed():
-                self._tell(effect)
+                await self._tell(effect)
             case (
                 bs.FenceIncarnations()
                 | bs.ListBranches()
@@ -95,7 +95,7 @@ class TakeoverDriver:
                 assert_never(effect)
         return None
 
-    def _tell(self, effect: td.AlarmPending | td.ReadyToClaim | td.TakeoverFailed) -> None:
+    async def _tell(self, effect: td.AlarmPending | td.ReadyToClaim | td.TakeoverFailed) -> None:
         """Perform an effect that is not answered."""
         match effect:
             case td.AlarmPending(partitions, waited_reads):
@@ -114,7 +114,7 @@ class TakeoverDriver:
                 if heuristic is not None:
                     log.critical(LogEvent.HEURISTIC_OUTCOME, error=message)
                     self.runtime.metrics.heuristic_outcome()
-                    self.runtime.telling.contradicted(heuristic)
+                    await self.runtime.telling.contradicted(heuristic)
                 error = DataAtRisk(message)
                 error.exit_code = exit_code
                 self.runtime.fail(error)

@@ -12,6 +12,7 @@ from onceflow.coordinator.vocabulary import Finding
 from onceflow.decisions.branch_steps import Contradiction
 from onceflow.decisions.marker import Marker
 from onceflow.errors import ConfigError
+from onceflow.limits import COORDINATOR_STOP_S
 from onceflow.sinks.gid import Scope, gid_of
 
 if TYPE_CHECKING:
@@ -82,18 +83,21 @@ class Telling:
             for branch in branches:
                 self._runtime.records.ended(branch)
 
-    def missing(self, branches: Iterable[tuple[str, BranchId]], message: str) -> None:
-        """Branches of committed epochs are lost in these participants."""
-        if self._runtime.records is not None:
+    async def missing(self, branches: Iterable[tuple[str, BranchId]], message: str) -> None:
+        """Branches of committed epochs are lost in these participants; the worker ends next."""
+        records = self._runtime.records
+        if records is not None:
             for name, branch in branches:
-                self._runtime.records.heuristic(branch, name, Finding.BRANCH_MISSING, message)
+                records.heuristic(branch, name, Finding.BRANCH_MISSING, message)
+            await records.flush(COORDINATOR_STOP_S)
 
-    def contradicted(self, found: HeuristicFound) -> None:
-        """A participant shows something else than Kafka."""
-        if self._runtime.records is not None:
-            self._runtime.records.heuristic(
-                found.branch, found.participant, _FINDINGS[found.contradiction], found.message
-            )
+    async def contradicted(self, found: HeuristicFound) -> None:
+        """A participant shows something else than Kafka; the worker ends next."""
+        records = self._runtime.records
+        if records is not None:
+            finding = _FINDINGS[found.contradiction]
+            records.heuristic(found.branch, found.participant, finding, found.message)
+            await records.flush(COORDINATOR_STOP_S)
 
     def offsets(self) -> None:
         """An epoch was committed: tell what."""

@@ -191,7 +191,7 @@ class TwoPhase:
                 f"committed in {names}"
             )
             self.runtime.metrics.heuristic_outcome()
-            self.runtime.telling.missing(missing, message)
+            await self.runtime.telling.missing(missing, message)
             log.critical(
                 LogEvent.HEURISTIC_OUTCOME,
                 commit_epoch=effect.commit_epoch,

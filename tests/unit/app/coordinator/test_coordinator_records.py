@@ -119,6 +119,21 @@ async def test_notes_wait_for_the_group_and_are_told_when_it_is_there(tmp_path):
     assert records.waiting == 2
 
 
+async def test_a_process_that_ends_at_once_waits_for_what_it_noted_last(tmp_path):
+    async with coordinator_group(tmp_path) as port:
+        records = records_of(port)
+        await records.flush(0.01)
+        records.heuristic(BranchId("w", 1), "pg", Finding.ROW_BEHIND, "set back")
+        records.start()
+        await records.flush(PATIENCE_S)
+        async with CoordinatorClient(reaching(port)) as client:
+            assert len(await client.transactions(APP, Standing.HEURISTIC)) == 1
+        await records.stop(PATIENCE_S)
+    records.ended(BranchId("w", 2))
+    await records.flush(0.01)
+    assert records.waiting == 1
+
+
 async def test_the_opposite_of_a_recorded_decision_is_refused_and_counted(tmp_path):
     """INV-META-1, as a worker meets it."""
     async with coordinator_group(tmp_path) as port, CoordinatorClient(reaching(port)) as client:

@@ -155,7 +155,11 @@ async def test_a_sink_that_contradicts_kafka_ends_the_worker(
     app, _ = new_app(path)
     driver = await worker(app, tmp_path, marker(k))
     found = []
-    runtime_of(app).telling.contradicted = found.append
+
+    async def contradicted(heuristic):
+        found.append(heuristic)
+
+    runtime_of(app).telling.contradicted = contradicted
     starting = asyncio.ensure_future(driver.__aenter__())
     async with asyncio.timeout(20):
         while driver._failure is None:  # noqa: ASYNC110 - there is nothing to wait for

@@ -580,6 +580,9 @@ class Told:
     async def stop(self, _bound_s):
         self.calls.append(("stop",))
 
+    async def flush(self, _bound_s):
+        self.calls.append(("flush",))
+
 
 async def test_the_group_is_told_of_each_two_phase_epoch(tmp_path, path):
     app, words = new_app()
@@ -618,11 +621,13 @@ async def test_the_group_is_told_of_what_is_lost(tmp_path, path):
     runtime = runtime_of(app)
     runtime.records = told = Told()
     branch = BranchId(runtime.incarnation, CommitEpoch(3))
-    runtime.telling.missing([("lite", branch)], "it is lost")
-    assert told.calls == [("heuristic", branch, "lite", Finding.BRANCH_MISSING, "it is lost")]
+    await runtime.telling.missing([("lite", branch)], "it is lost")
+    lost = ("heuristic", branch, "lite", Finding.BRANCH_MISSING, "it is lost")
+    assert told.calls == [lost, ("flush",)]
     behind = bs.HeuristicFound("it is behind", "lite", branch, bs.Contradiction.BEHIND)
-    runtime.telling.contradicted(behind)
-    assert told.calls[1:] == [("heuristic", branch, "lite", Finding.ROW_BEHIND, "it is behind")]
+    await runtime.telling.contradicted(behind)
+    found = ("heuristic", branch, "lite", Finding.ROW_BEHIND, "it is behind")
+    assert told.calls[2:] == [found, ("flush",)]
 
 
 def configured(*agents):
