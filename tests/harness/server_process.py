@@ -116,12 +116,15 @@ class ServerProcess:
         assert self._process is not None
         pids = family(self._process.pid)
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+            # Sessions come and go while they are listed.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
             for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def remove(self) -> None:
         """End the server for good and delete its data."""
