@@ -210,6 +210,8 @@ def run(name: str, table: str, environ: dict[str, str], database, count: int):
 
 
 def main() -> None:
+    # Ended from outside it still ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
