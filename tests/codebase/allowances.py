@@ -31,6 +31,7 @@ LOOP_ROOTS: dict[str, str] = {
     "onceflow.kafka.poll:PollThread._main": "the root of the poll thread; it must not end unseen",
     "onceflow.kafka.threads:TransactionThread._main": "a call's error goes to who waits for it",
     "onceflow.kafka.threads:deliver": "what the event loop was told raised; the worker ends",
+    "onceflow.sinks.files:_Opened._run": "the root of the thread that rolls; prepare raises it",
     "onceflow_consensus.server.driver:Driver.guard": "the root of a member's loop; it stops it",
 }
 """Functions that may catch everything, because nobody above them would see the error."""

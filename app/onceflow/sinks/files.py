@@ -209,7 +209,7 @@ class _Opened:
         self.roller = roller
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._trouble: OSError | DataAtRisk | None = None
+        self._trouble: Exception | None = None
 
     def start(self) -> None:
         """Begin to roll by the clock, if that is not so yet."""
@@ -222,7 +222,7 @@ class _Opened:
         while not self._stopping.wait(FILES_LOOK_S):
             try:
                 self.roller.turn(datetime.now(UTC).timestamp())
-            except (OSError, DataAtRisk) as error:
+            except Exception as error:  # noqa: BLE001 - the next prepare raises it
                 self._trouble = error
             else:
                 self._trouble = None
@@ -231,17 +231,17 @@ class _Opened:
         """Take no more rows while those that are committed cannot become files.
 
         Raises:
-            DataAtRisk: a segment is damaged.
             ParticipantUnavailable: the file system refuses.
+            DataAtRisk: a segment is damaged. Any other error is a bug; both end the worker.
         """
         trouble = self._trouble
-        if isinstance(trouble, DataAtRisk):
-            raise trouble
-        if trouble is not None:
+        if isinstance(trouble, OSError):
             raise ParticipantUnavailable(
                 f"committed rows cannot become files: {trouble}. They are safe and wait; no more "
                 "are taken until it works again"
             ) from trouble
+        if trouble is not None:
+            raise trouble
 
     def stop(self) -> None:
         """Stop rolling, after what waits was rolled as far as the file system lets us."""

@@ -8,6 +8,7 @@ Must never import Faust or Kafka; Arrow comes through ``onceflow.columns``.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -113,6 +114,12 @@ class JsonFormat(RowFormat):
                 line = orjson.dumps(kept, option=orjson.OPT_APPEND_NEWLINE)
             except TypeError as error:
                 raise SerializationError(f"the row cannot be written as JSON: {error}") from error
+            # JSON has no such numbers, and null would be written without a word.
+            if b"null" in line and _has_no_number(kept):
+                raise SerializationError(
+                    "the row cannot be written as JSON: it has a float that is infinite or no "
+                    "number. Yield None or a text instead"
+                )
             part.add(1, len(line), [line])
         return parts
 
@@ -154,6 +161,16 @@ class ParquetFormat(RowFormat):
         return Rows(part.rows, self._rows.pack(part.pieces))
 
 
+def _has_no_number(value: object) -> bool:
+    """Whether a float in a value, at any depth, is none of JSON's numbers."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    inner: Any = value
+    if isinstance(value, dict):
+        return any(map(_has_no_number, inner.values()))
+    return isinstance(value, list | tuple) and any(map(_has_no_number, inner))
+
+
 def _size_bytes(values: RowValues) -> int:
     """What a row takes, roughly: its texts, and eight bytes for each value."""
     return 8 * len(values) + sum(len(each) for each in values if isinstance(each, str | bytes))
@@ -193,7 +210,10 @@ def directory_name(column: str, value: object) -> str:
             )
     if value is not None and text in {"", NULL_DIRECTORY}:
         raise SerializationError(f"{column}={value!r} cannot name a directory")
-    name = f"{quote(column, safe='')}={quote(text, safe=' ')}"
+    try:
+        name = f"{quote(column, safe='')}={quote(text, safe=' ')}"
+    except UnicodeEncodeError as error:
+        raise SerializationError(f"{column}={value!r} cannot name a directory: {error}") from error
     if len(name) > FILES_DIRECTORY_BYTES_MAX:
         raise SerializationError(
             f"{column}={value!r} is too long to name a directory: {len(name)} bytes encoded, at "

@@ -164,7 +164,7 @@ class Roller:
             except FileNotFoundError:
                 continue
             since_s[name] = min(written_s, self._since_s.get(name, now_s))
-        segments &= since_s.keys()
+        segments.intersection_update(since_s)
         self._since_s = since_s
         self._footers = {name: foot for name, foot in self._footers.items() if name in segments}
 
@@ -175,7 +175,10 @@ class Roller:
             if now_s - self._since_s[name] >= self._limits.interval_s:
                 return True
             if name not in self._footers:
-                self._footers[name] = read_footer(self._waiting / name)
+                try:
+                    self._footers[name] = read_footer(self._waiting / name)
+                except FileNotFoundError:
+                    continue  # another roller has it
             for section in self._footers[name].sections:
                 at = section.directory
                 rows[at] = rows.get(at, 0) + section.rows

@@ -26,7 +26,7 @@ from onceflow.errors import (
 )
 from onceflow.ids import Incarnation
 from onceflow.limits import FILES_ADOPT_S
-from onceflow.sinks import files_place
+from onceflow.sinks import files_branches, files_place
 from onceflow.sinks.files import Files
 from onceflow.sinks.files_branches import BranchStore
 from onceflow.sinks.files_place import Location, Place
@@ -158,6 +158,20 @@ def test_a_branch_stays_findable_while_it_is_moved_by_a_raise(opened, monkeypatc
     assert taker.branches() == []
 
 
+def test_a_listing_finds_a_branch_that_a_raise_moves_meanwhile(opened, monkeypatch):
+    ours, taker = opened(), opened()
+    put(ours, 1, {"n": 1})
+    entries = files_branches._entries
+
+    def raised_meanwhile(directory):
+        if directory.name == W:
+            taker.raise_marker(W)
+        return entries(directory)
+
+    monkeypatch.setattr(files_branches, "_entries", raised_meanwhile)
+    assert ours.branches() == [branch(W, 1)]
+
+
 def test_another_application_sees_nothing_of_ours(opened, tmp_path):
     sink = opened()
     put(sink, 1, {"n": 1})
@@ -188,6 +202,8 @@ def test_rows_go_to_the_directory_of_their_value_without_the_column(opened, tmp_
         ({"day": ""}, "cannot name a directory"),
         ({"day": "x" * 300}, "too long"),
         ({"day": 1, "n": object()}, "written as JSON"),
+        ({"day": 1, "n": None, "x": [{"y": float("nan")}]}, "no number"),
+        ({"day": "\ud800"}, "cannot name a directory"),
         (Delete(1), "only appended"),
         (3, "cannot become a row"),
     ],
@@ -385,9 +401,14 @@ def test_a_damaged_segment_stops_the_sink_instead_of_losing_rows(opened, tmp_pat
     roller = sink._opened.roller
     with pytest.raises(DataAtRisk):
         roller.turn(0.0)
-    sink._opened._trouble = DataAtRisk("damaged")
-    with pytest.raises(DataAtRisk):
-        put(sink, 2, {"n": 2})
+    for trouble, raised in (
+        (DataAtRisk("damaged"), DataAtRisk),
+        (KeyError("a bug"), KeyError),
+        (OSError(28, "No space left on device"), ParticipantUnavailable),
+    ):
+        sink._opened._trouble = trouble
+        with pytest.raises(raised):
+            put(sink, 2, {"n": 2})
 
 
 def test_a_full_disk_is_unavailable_and_leaves_no_part_of_a_branch(opened, tmp_path, monkeypatch):
@@ -509,6 +530,8 @@ def inherited(directory: Path, interval_s: float, said: list[str]) -> None:
                 sink.roll_back(each)
         sink.raise_marker(W)
     assert sink.branches() == []
+    last = max(expected_of(said), default=0)
+    assert sink.marker_row(W) == MarkerRow(last, Standing.RAISED)
     for now_s in (1e10, 2e10):
         sink._opened.roller.turn(now_s)
     sink.close()
