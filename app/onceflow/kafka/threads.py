@@ -1,7 +1,7 @@
 """A thread for calls that block, so that the event loop never does.
 
 librdkafka's transaction calls block, and ``send_offsets_to_transaction`` ignores its timeout
-(librdkafka #5456). A call that does not come back cannot be ended from outside: the thread is then
+(librdkafka #5456); two-phase sinks block as well, each on a thread of its own. A call that does not come back cannot be ended from outside: the thread is then
 stuck, everything after it is refused, and the worker must fail.
 """
 
@@ -76,9 +76,10 @@ class TransactionThread:
     @staticmethod
     def _stuck(where: str) -> OutcomeUnknown:
         return OutcomeUnknown(
-            f"a call of the Kafka client did not come back in its time: {where}. Whether it took"
-            " effect is not known. This worker must end; the next incarnation fences it and reads"
-            " the marker, so that nothing is lost or doubled. Check that the brokers answer"
+            f"a call of the Kafka client, or of a sink, did not come back in its time: {where}."
+            " Whether it took effect is not known. This worker must end; the next incarnation"
+            " fences it and reads the marker, so that nothing is lost or doubled. Check that the"
+            " brokers, or the sink, answer"
         )
 
     def _main(self) -> None:
