@@ -1,8 +1,9 @@
 """A thread for calls that block, so that the event loop never does.
 
 librdkafka's transaction calls block, and ``send_offsets_to_transaction`` ignores its timeout
-(librdkafka #5456); two-phase sinks block as well, each on a thread of its own. A call that does not come back cannot be ended from outside: the thread is then
-stuck, everything after it is refused, and the worker must fail.
+(librdkafka #5456); two-phase sinks block as well, each on a thread of its own. A call that does
+not come back cannot be ended from outside: the thread is then stuck, everything after it is
+refused, and the worker must fail.
 """
 
 from __future__ import annotations
