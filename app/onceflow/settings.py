@@ -135,8 +135,8 @@ class Settings(BaseModel):
     """Input records after which an epoch commits before its interval is over."""
 
     commit_bytes: Annotated[ByteSize, Field(ge=_MIB)] = ByteSize(64 * _MIB)
-    """Bytes of outputs and changed state after which an epoch commits before its interval is
-    over; bounds the memory that one epoch takes."""
+    """Bytes of outputs, sink rows and changed state after which an epoch commits before its
+    interval is over; bounds the memory that one epoch takes."""
 
     on_error: OnError = OnError.RETRY
     """What happens to a record that cannot be decoded, on which an agent raises, or that takes
