@@ -17,7 +17,7 @@ from onceflow.decisions import branch_steps as bs
 from onceflow.decisions import epoch_events as ev
 from simulation.epochs import main
 
-SEEDS = 300
+SEEDS = 200
 LIVES_MAX = 150
 
 
