@@ -101,6 +101,8 @@ class Shop:
             )
         )
         words = [f"{module}:app" if word == "APP" else word for word in arguments]
+        if "--timeout" not in words:
+            words.append("--timeout=90")  # patience with a machine that does much else
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as left:
             main(["txn", *words])

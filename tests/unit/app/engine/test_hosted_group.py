@@ -60,7 +60,7 @@ def test_the_groups_program_looks_at_the_app_first(tmp_path, path):
         cwd=tmp_path,
         pass_fds=(lifeline,),
         capture_output=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
     assert (done.returncode, done.stderr) == (EXIT_NOT_NEEDED, b"")
