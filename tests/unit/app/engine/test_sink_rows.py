@@ -155,6 +155,39 @@ async def test_rows_of_lists_are_blamed_on_all_their_records(tmp_path, path):
     assert committed_rows(path) == rows_of("abdef")
 
 
+async def test_rows_of_a_repartitioned_stream_commit_with_its_own_records(tmp_path, path):
+    app, words = new_app(on_error="dead_letter", retry_backoff_ms=1)
+    sink = SqliteParticipant(path, refuse="bad")
+
+    @app.agent(words, sink=[sink])
+    async def copy(stream):
+        async for word in stream.group_by(lambda word: word[0], name="first"):
+            yield {"word": word}
+
+    async with TopologyDriver(app, tmp_path) as driver:
+        await feed(driver, "a", "bad", "c")
+        await driver.settle()
+        [dead] = driver.outputs("sinks-dead-letter")
+        assert dict(dead.headers)["onceflow-topic"].endswith(b"-first-repartition")
+    assert sorted(row["word"] for row in committed_rows(path)) == ["a", "c"]
+
+
+async def test_actors_side_by_side_yield_rows_of_their_own_records(tmp_path, path):
+    app, words = new_app(retry_backoff_ms=1)
+    sink = SqliteParticipant(path)
+
+    @app.agent(words, sink=[sink], concurrency=3)
+    async def copy(stream):
+        async for word in stream:
+            await asyncio.sleep(0.001)
+            yield {"word": word}
+
+    async with TopologyDriver(app, tmp_path) as driver:
+        await feed(driver, *"abcdefgh")
+        await driver.settle()
+    assert sorted(row["word"] for row in committed_rows(path)) == list("abcdefgh")
+
+
 async def test_sinks_of_faust_and_participants_go_together(tmp_path, path):
     app, words = new_app()
     copies = app.topic("copies", value_serializer="json")
