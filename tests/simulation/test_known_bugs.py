@@ -5,6 +5,10 @@ All of them are looked for by ``make sim ARGS=--mutations``.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from onceflow_consensus.testing.simulator.__main__ import main
@@ -37,9 +41,32 @@ QUICK = (
 """Bugs that one of the first seeds finds."""
 FIRST_SEEDS = range(40)
 
+UNIT = Path(__file__).parents[1] / "unit/consensus"
+CASES = {
+    "ballot-given-up-never": "test_paxos_preparation.py::"
+    "test_a_proposer_gives_up_when_what_it_must_adopt_does_not_come",
+    "more-acknowledged-than-proven": "test_raft_paper.py::"
+    "test_5_3_an_acknowledgement_names_only_what_its_append_proved",
+    "more-committed-than-proven": "test_raft_paper.py::"
+    "test_5_3_a_commit_index_beyond_what_an_append_proved_is_not_believed",
+    "older-snapshot-installed": "test_paxos_engine.py::"
+    "test_snapshots_are_taken_if_they_bring_something_and_know_this_replica",
+    "write-report-for-replaced-entries-believed": "raft/test_log.py::"
+    "test_a_late_report_of_the_writer_does_not_free_what_replaced_its_entries",
+}
+"""Which test of an engine finds a bug that no seed is known to find."""
+
+WITH_A_BUG = """
+import sys, pytest
+from onceflow_consensus.testing.simulator.known_bugs import KNOWN_BUGS
+from onceflow_consensus.testing.simulator.mutations import put_in
+put_in(KNOWN_BUGS[sys.argv[1]])
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", sys.argv[2]]))
+"""
+
 
 def test_there_are_at_least_twenty_known_bugs():
-    assert set(KNOWN_BUGS) > UNFOUND
+    assert set(KNOWN_BUGS) > set(UNFOUND)
     found = [bug for name, bug in KNOWN_BUGS.items() if name not in UNFOUND]
     assert sum(bug.engine != "paxos" for bug in found) >= 20
     assert sum(bug.engine != "raft" for bug in found) >= 20
@@ -59,6 +86,20 @@ def test_a_quick_bug_is_found(name):
     engine = bug.engine if bug.engine in RULES else "raft"
     with mutated(bug):
         assert any(play(draw_plan(engine, seed, 500)).violation for seed in FIRST_SEEDS)
+
+
+@pytest.mark.parametrize("name", sorted(UNFOUND))
+def test_a_bug_that_no_seed_is_known_to_find_is_found_by_a_test_of_the_engine(name):
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_A_BUG, name, str(UNIT / CASES[name])],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=UNIT.parents[2],
+    )
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    assert "1 failed" in done.stdout
 
 
 def test_a_bug_that_does_not_fit_the_code_is_an_error():

@@ -19,6 +19,12 @@ from onceflow_consensus.raft.node import RaftNode
 from onceflow_consensus.raft.options import RaftOptions
 from onceflow_consensus.raft.roles import Role
 from onceflow_consensus.raft.state import RaftState
+from onceflow_consensus.testing.simulator.leadership import (
+    check_candidate,
+    check_counted,
+    check_own_vote,
+    check_votes,
+)
 from onceflow_consensus.testing.simulator.ledger import Ledger, Property, Violation
 from onceflow_consensus.tracing.paxos import TracedPaxos
 from onceflow_consensus.tracing.raft import TracedRaft
@@ -37,6 +43,8 @@ if TYPE_CHECKING:
     from onceflow_consensus.tracing.lines import Trace
 
 _MAX_INFLIGHT_BYTES = 10**7
+
+_CANDIDATES = frozenset({Role.PRE_CANDIDATE, Role.CANDIDATE})
 
 _EngineState = RaftState | PaxosState
 
@@ -87,6 +95,7 @@ class EngineRules:
         self._promised_terms: dict[PeerId, Term] = {}
         self._seen_commits: dict[PeerId, LogIndex] = {}
         self._led_terms: dict[PeerId, Term] = {}
+        self._acknowledged: dict[PeerId, tuple[Term, LogIndex]] = {}
 
     def start(
         self, peer_id: PeerId, setup: Setup, stable: StableLog, applied_index: LogIndex
@@ -102,6 +111,7 @@ class EngineRules:
             )
         self._seen_terms[peer_id] = term
         self._seen_commits[peer_id] = applied_index
+        self._check_kept(state)
         return node
 
     def started(
@@ -120,6 +130,10 @@ class EngineRules:
 
     def forget_leader(self, peer_id: PeerId) -> None:
         """Make a replica forget who leads, if the engine can."""
+
+    def adopted(self) -> set[PeerId]:
+        """Return the replicas whose logs others are adopting, if the engine does such a thing."""
+        return set()
 
     def promise(self, message: PeerMessage, disk: SimulatedDisk) -> None:
         """Check a message that leaves: what it promises, if anything, has to be durable.
@@ -148,9 +162,10 @@ class EngineRules:
         if term < self._seen_terms[peer_id]:
             raise Violation(Property.ONE_VOTE, f"the term of {peer_id} fell to {term}")
         self._seen_terms[peer_id] = term
+        self._check_kept(state)
         if self._led_terms.get(peer_id) != term and self.leads(state):
             self._led_terms[peer_id] = term
-            self.ledger.elected(peer_id, term, partial(_holds, state.log))
+            self._check_elected(state)
         commit_index = state.log.commit_index
         seen = self._seen_commits[peer_id]
         if commit_index != seen:
@@ -163,6 +178,35 @@ class EngineRules:
             if low <= commit_index:
                 self._observe_commits(state, low, commit_index)
             self._seen_commits[peer_id] = commit_index
+            if self.leads(state):
+                self._check_counted(state)
+
+    def _check_kept(self, state: _EngineState) -> None:
+        """Check that what was acknowledged in the present term is still there."""
+        term, index = self._acknowledged.get(state.peer_id, (0, 0))
+        if index > state.log.last_index and term == self.term_of(state):
+            raise Violation(
+                Property.KEPT_PROMISE,
+                f"{state.peer_id} acknowledged {index} in term {term}, and its log ends at "
+                f"{state.log.last_index}",
+            )
+
+    def _check_elected(self, state: _EngineState) -> None:
+        peer_id, term = state.peer_id, self.term_of(state)
+        self.ledger.elected(peer_id, term, partial(_holds, state.log))
+        supporters = self.ledger.supporters(peer_id, term)
+        check_votes(peer_id, term, state.tracker.configuration.voters, supporters)
+        check_own_vote(peer_id, term, self._disks[peer_id])
+        self._check_counted(state)
+
+    def _check_counted(self, state: _EngineState) -> None:
+        counted = state.tracker.progress.keys() & self._disks.keys()
+        check_counted(state, self.term_of(state), self._disks, counted - self.uncounted(state))
+
+    def uncounted(self, state: _EngineState) -> set[PeerId]:
+        """Return of whom a leader may take for granted what is not durable."""
+        del state
+        return set()
 
     def _observe_commits(self, state: _EngineState, low: LogIndex, high: LogIndex) -> None:
         for entry in state.log.slice(low, high + 1, 2**62):
@@ -223,6 +267,8 @@ class EngineRules:
                 Property.KEPT_PROMISE,
                 f"{message.sender} acknowledges {message.index}, its disk ends at {last_index}",
             )
+        before = self._acknowledged.get(message.sender, (0, 0))
+        self._acknowledged[message.sender] = max(before, (message.term, message.index))
 
 
 class RaftRules(EngineRules):
@@ -255,6 +301,17 @@ class RaftRules(EngineRules):
     def leads(self, state: _EngineState) -> bool:
         """See ``EngineRules``."""
         return isinstance(state, RaftState) and state.role is Role.LEADER
+
+    def observe(self, peer_id: PeerId) -> None:
+        """See ``EngineRules``."""
+        super().observe(peer_id)
+        state = self._nodes[peer_id].state
+        if state.role in _CANDIDATES:
+            check_candidate(state)
+
+    def uncounted(self, state: _EngineState) -> set[PeerId]:
+        """See ``EngineRules``; only entries of its own term decide, and those it writes first."""
+        return {state.peer_id}
 
     def forget_leader(self, peer_id: PeerId) -> None:
         """See ``EngineRules``."""
@@ -290,6 +347,14 @@ class PaxosRules(EngineRules):
     def leads(self, state: _EngineState) -> bool:
         """See ``EngineRules``."""
         return isinstance(state, PaxosState) and state.phase is Phase.ACCEPT
+
+    def adopted(self) -> set[PeerId]:
+        """See ``EngineRules``."""
+        return {
+            state.proposal.source
+            for state in self._states.values()
+            if isinstance(state, PaxosState) and state.phase is Phase.PREPARE
+        }
 
     def promise(self, message: PeerMessage, disk: SimulatedDisk) -> None:
         """See ``EngineRules``."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from onceflow_consensus.quorum.majority import PeerId
+    from onceflow_consensus.testing.simulator.process import Process
     from onceflow_consensus.testing.simulator.replica import Replica
     from onceflow_consensus.testing.simulator.world import World
 
@@ -28,7 +29,9 @@ _PASSES_MS = (1, 2, 3, 4, 6, 9)
 _TICKS_MS = (4, 6, 15, 25)
 _MIN_VOTERS_TO_LOSE_ONE = 3
 _POWER_CUT_SHARE = 0.15
-_PAUSE_MS = (5, 20, 60, 150)
+_PAUSE_MS = (5, 20, 60, 150, 300)
+_READ_SHARE = 0.5
+_NEEDED_SHARE = 0.3
 
 
 def perform(world: World, action: Action) -> None:
@@ -62,17 +65,34 @@ def _crash_at(world: World) -> None:
 
 
 def _pause(world: World) -> None:
-    replica = world.somebody()
+    replica = world.somebody(0.6)
     if replica is not None:
-        replica.life = Life.PAUSED
         world.counts["pauses"] += 1
         duration_ms = world.choice.choice(_PAUSE_MS)
-        world.schedule(duration_ms, replica.resume, replica.incarnation)
-        _read_later(world, replica, duration_ms)
+        _read_in_a_share(world, replica)
+        if replica.life is Life.RUNNING:
+            replica.life = Life.PAUSED
+            world.schedule(duration_ms, partial(_resume, world, replica), replica.incarnation)
 
 
-def _read_later(world: World, replica: Replica, delay_ms: int) -> None:
-    """Let a client read from a replica that was cut off, before it knows what it missed."""
+def _resume(world: World, replica: Replica, incarnation: int) -> Process | None:
+    resumed = replica.resume(incarnation)
+    if resumed is not None:
+        _read_in_a_share(world, replica)
+    return resumed
+
+
+def _read_in_a_share(world: World, replica: Replica) -> None:
+    if world.choice.random() < _READ_SHARE:
+        requests.read_at(world, replica)
+
+
+def _read_before_and_after(world: World, replica: Replica, delay_ms: int) -> None:
+    """Let a client read from a replica that is cut off, before it knows what it missed.
+
+    What it asked the others for an earlier read may be answered when it is back.
+    """
+    _read_in_a_share(world, replica)
     world.schedule(delay_ms, partial(requests.read_at, world), replica)
 
 
@@ -97,7 +117,7 @@ def _cut(world: World) -> None:
         chosen = [pair for pair in pairs if pair[shape - 1] == target.peer_id]
     duration_ms = _duration_ms(world)
     if target is not None:
-        _read_later(world, target, duration_ms)
+        _read_before_and_after(world, target, duration_ms)
     until_ms = world.now_ms + duration_ms
     world.counts["one-way cuts"] += 1
     world.network.cuts.update(dict.fromkeys(chosen, until_ms))
@@ -114,7 +134,7 @@ def _partition(world: World) -> None:
         side = {target.peer_id}
     duration_ms = _duration_ms(world)
     if target is not None:
-        _read_later(world, target, duration_ms)
+        _read_before_and_after(world, target, duration_ms)
     until_ms = world.now_ms + duration_ms
     world.counts["partitions"] += 1
     for link in _pairs(world):
@@ -126,7 +146,9 @@ def _clog(world: World) -> None:
     choice = world.choice
     pairs = _pairs(world)
     for link in choice.sample(pairs, choice.randint(1, min(3, len(pairs)))):
-        world.network.clogs[link] = world.now_ms + _duration_ms(world)
+        duration_ms = _duration_ms(world)
+        _read_before_and_after(world, world.replicas[link[1]], duration_ms - 1)
+        world.network.clogs[link] = world.now_ms + duration_ms
     world.counts["links clogged"] += 1
 
 
@@ -170,7 +192,8 @@ def _spendable(world: World) -> Replica | None:
     members = world.members
     if world.lost_members() or members.is_joint:
         return None
-    replica = world.somebody()
+    needed = world.needed()
+    replica = needed if world.choice.random() < _NEEDED_SHARE else world.somebody()
     voters = members.voters.incoming
     if replica is None or len(voters) < _MIN_VOTERS_TO_LOSE_ONE:
         return None

@@ -25,6 +25,8 @@ class Property(Enum):
     """What must hold."""
 
     ELECTION_SAFETY = "at most one replica leads a term"
+    ELECTED = "who leads has the durable votes of a quorum"
+    COUNTED = "what a leader counts as held is durable where it is held"
     ONE_VOTE = "a replica votes once in a term, also across crashes"
     LOG_MATCHING = "logs that agree at a position agree below it"
     COMPLETENESS = "who leads holds everything that was committed in earlier terms"
@@ -71,7 +73,7 @@ class Ledger:
         self.read_floors: dict[bytes, LogIndex] = {}
         self._entries: dict[tuple[LogIndex, Term], tuple[Entry, Term | None]] = {}
         self._elected: dict[Term, PeerId] = {}
-        self._votes: dict[tuple[PeerId, Term], PeerId] = {}
+        self._votes: dict[Term, dict[PeerId, PeerId]] = {}
         self._committed_in: dict[Term, LogIndex] = {}
         self._machines: dict[LogIndex, tuple[int, Configuration]] = {}
         self._applied_index = 0
@@ -120,11 +122,16 @@ class Ledger:
 
     def voted(self, peer_id: PeerId, term: Term, candidate: PeerId) -> None:
         """Check a vote that a replica gives away."""
-        other = self._votes.setdefault((peer_id, term), candidate)
+        other = self._votes.setdefault(term, {}).setdefault(peer_id, candidate)
         if other != candidate:
             raise Violation(
                 Property.ONE_VOTE, f"{peer_id} votes for {other} and {candidate} in term {term}"
             )
+
+    def supporters(self, candidate: PeerId, term: Term) -> set[PeerId]:
+        """Return who gave its vote of a term to a candidate."""
+        votes = self._votes.get(term, {})
+        return {peer_id for peer_id, chosen in votes.items() if chosen == candidate}
 
     def commits(self, peer_id: PeerId, term: Term, entry: Entry) -> bool:
         """Check an entry that a replica holds committed in a term; return whether it is new."""

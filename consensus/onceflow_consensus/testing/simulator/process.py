@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _MAX_DOWN_MS = 60
 _FOUND_AFTER_MS = (0, 1, 2, 4, 8)
+_IN_ORDER_SHARE = 0.5
 
 
 class Life(Enum):
@@ -156,8 +157,10 @@ class Process:
         self.life = Life.RUNNING
         inbox, self.inbox = self.inbox, []
         late, self.late = self.late, []
-        for message in inbox:
-            self.around.schedule(self.fuzz.choice(_FOUND_AFTER_MS), self._find, message)
+        is_in_order = self.fuzz.random() < _IN_ORDER_SHARE
+        for position, message in enumerate(inbox):
+            delay_ms = position if is_in_order else self.fuzz.choice(_FOUND_AFTER_MS)
+            self.around.schedule(delay_ms, self._find, message)
         for done, argument in late:
             done(argument)
         return self

@@ -166,6 +166,12 @@ class World:
         running = self.running
         return self.choice.choice(running) if running else None
 
+    def needed(self) -> Replica | None:
+        """Return a running replica whose log another one is adopting, else any by chance."""
+        sources = self._around.rules.adopted()
+        found = [item for item in self.running if item.peer_id in sources]
+        return self.choice.choice(found) if found else self.somebody()
+
     def lost_members(self) -> list[PeerId]:
         """Return the members whose disk is gone."""
         return [
