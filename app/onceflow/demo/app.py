@@ -14,11 +14,15 @@ Run it by hand with ``onceflow worker onceflow.demo.app:app``.
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator  # noqa: TC003 - Faust looks at annotations
 from datetime import timedelta
+from pathlib import Path
 
 import faust
 
 import onceflow
+from onceflow.demo.names import HOURLY_TABLE, REPORT_FILES, STATISTICS
+from onceflow.sinks import Files, SQLite
 
 app = onceflow.App(
     os.environ.get("ONCEFLOW_DEMO_APP", "flights"),
@@ -98,6 +102,24 @@ aircraft = app.Table("aircraft", default=Aircraft, value_type=Aircraft)
 skies = app.GlobalTable("skies")
 
 
+SINKS = Path(os.environ.get("ONCEFLOW_DEMO_SINKS", "."))
+
+hourly_rows = SQLite(
+    SINKS / STATISTICS,
+    table=HOURLY_TABLE,
+    key=["route", "hour"],
+    create_table={
+        "route": "TEXT",
+        "hour": "INTEGER",
+        "departures": "INTEGER",
+        "minutes": "INTEGER",
+        "longest": "INTEGER",
+    },
+    name="hourly",
+)
+report_files = Files(SINKS / REPORT_FILES, roll_interval_s=5.0, location="local", name="reports")
+
+
 def describe(seen: Weather) -> str:
     """Name the weather by what delays flights most."""
     if seen.visibility < 3:  # noqa: PLR2004 - miles: below them aircraft fly by instruments
@@ -121,20 +143,31 @@ async def remember_weather(observations: faust.StreamT[Weather]) -> None:
         skies[f"{seen.origin}@{seen.hour}"] = describe(seen)
 
 
-@app.agent(flights_topic, name="delays-per-hour")
-async def delays_per_hour(flights: faust.StreamT[Flight]) -> None:
-    """Count departures and delays per route, an origin and a carrier, in windows of an hour."""
+@app.agent(flights_topic, name="delays-per-hour", sink=[hourly_rows])
+async def delays_per_hour(flights: faust.StreamT[Flight]) -> AsyncIterator[dict[str, object]]:
+    """Count departures and delays per route, an origin and a carrier, in windows of an hour.
+
+    The counts are rows of a SQLite file as well, where the last one of a route and hour stands.
+    """
     async for flight in flights:
         route = f"{flight.origin}-{flight.carrier}"
         if flight.delay is None:
             never_departed[route] += 1
         else:
-            hourly[route] = hourly[route].current().after(flight.delay)
+            counted = hourly[route].current().after(flight.delay)
+            hourly[route] = counted
+            yield {
+                "route": route,
+                "hour": flight.hour,
+                "departures": counted.departures,
+                "minutes": counted.minutes,
+                "longest": counted.longest,
+            }
 
 
-@app.agent(flights_topic, name="delays-by-weather")
-async def delays_by_weather(flights: faust.StreamT[Flight]) -> None:
-    """The same joined with the weather of the hour; and report every flight."""
+@app.agent(flights_topic, name="delays-by-weather", sink=[report_files])
+async def delays_by_weather(flights: faust.StreamT[Flight]) -> AsyncIterator[dict[str, object]]:
+    """The same joined with the weather of the hour; and report every flight, to Kafka and files."""
     async for flight in flights:
         weather = skies.get(f"{flight.origin}@{flight.hour}", "no weather")
         if flight.delay is not None:
@@ -142,6 +175,7 @@ async def delays_by_weather(flights: faust.StreamT[Flight]) -> None:
             by_weather[route] = by_weather[route].current().after(flight.delay)
         report = Report(flight.id, weather, flight.delay)
         await reports_topic.send(key=str(flight.id), value=report)
+        yield {"id": flight.id, "weather": weather, "delay": flight.delay}
 
 
 @app.agent(flights_topic, name="aircraft-totals")

@@ -14,6 +14,13 @@ FLIGHTS = "flights"
 WEATHER = "weather"
 REPORTS = "reports"
 
+HOURLY_TABLE = "hourly"
+"""Of the SQLite file ``STATISTICS`` in the sinks' directory."""
+
+STATISTICS = "statistics.sqlite"
+REPORT_FILES = "reports"
+"""Directory of files with a JSON line for each flight, in the sinks' directory."""
+
 REPARTITIONED = "aircraft-totals-flights-tail-repartition"
 """Faust names what ``group_by`` writes to: agent, topic, name of the grouping."""
 

@@ -3,8 +3,10 @@
 Theory of operation: a local Kafka is started and the weather is published. One worker keeps it in a
 GlobalTable, commits and stops; so the workers that start after it have all of it before the first
 flight, as a join with a table needs. Then the flights are published while two workers process them;
-each time another share of them is committed, a worker is killed by SIGKILL and started again. When
-all is committed the workers stop, and what Kafka holds is compared with the truth.
+each time another share of them is committed, a worker is killed by SIGKILL and started again: the
+first one between the prepare of its rows in files and Kafka's decision, and with it a member of the
+group of three that keeps a record of what is in doubt. When all is committed the workers stop, and
+what Kafka, the SQLite file and the report files hold is compared with the truth.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from onceflow.decisions.crash_points import CrashPoint
 from onceflow.demo.data import (
     data_directory,
     in_publication_order,
@@ -33,7 +36,7 @@ from onceflow.demo.sabotage import VARIABLE, Breakage, write_stale_rows
 from onceflow.demo.truth import compute_truth
 from onceflow.demo.verify import verify
 from onceflow.demo.watch import Watch
-from onceflow.demo.workers import WorkerProcess
+from onceflow.demo.workers import DemoProcess, group_of_three, worker_process
 from onceflow.errors import ConfigError, Unreachable
 from onceflow.kafka.admin import Admin
 from onceflow.kafka.configuration import ClientConfig
@@ -53,6 +56,9 @@ _LOOK_S = 0.25
 
 _STANDSTILL_S_MAX = 120.0
 """Seconds without any commit after which a run is given up: ten session timeouts."""
+
+_PREPARES = 5
+"""Which prepare of the first worker is its last: both are at work by then."""
 
 _SESSION_TIMEOUT_MS = 6_000
 """As short as Kafka allows by default: it is most of what a takeover after a kill waits for."""
@@ -125,8 +131,13 @@ def run_demo(plan: Plan) -> Outcome:
         work = Path(tempfile.mkdtemp(prefix="onceflow-demo-"))
         kept = undo.enter_context(ExitStack())
         kept.callback(display.tell, f"the workers' logs and state are kept in {work}")
+        sinks = work / "sinks"
+        sinks.mkdir()
+        members, coordinator = group_of_three(work)
         environ = {
             "ONCEFLOW_DEMO_BROKER": f"onceflow://{kafka.bootstrap}",
+            "ONCEFLOW_DEMO_SINKS": str(sinks),
+            "ONCEFLOW_COORDINATOR": coordinator,
             "ONCEFLOW_SESSION_TIMEOUT_MS": str(_SESSION_TIMEOUT_MS),
         }
         app_path = "onceflow.demo.app:app"
@@ -134,11 +145,15 @@ def run_demo(plan: Plan) -> Outcome:
             app_path = "onceflow.demo.sabotage:app"
             environ[VARIABLE] = plan.breakage.value
         workers = [
-            WorkerProcess(number, app_path, work, environ) for number in range(1, plan.workers + 1)
+            worker_process(number, app_path, work, environ) for number in range(1, plan.workers + 1)
         ]
-        for worker in workers:
-            undo.callback(worker.kill)
-        job = _Job(plan, ClientConfig(kafka.bootstrap), display, workers)
+        for process in (*members, *workers):
+            undo.callback(process.kill)
+        display.tell("a group of three keeps a record of what is in doubt")
+        for member in members:
+            member.start()
+        processes = _Processes(workers, members, sinks)
+        job = _Job(plan, ClientConfig(kafka.bootstrap), display, processes)
         ordered = in_publication_order(flights, plan.seed)
         outcome = asyncio.run(job.run(directory, ordered, truth))
         if outcome.verified:
@@ -147,19 +162,32 @@ def run_demo(plan: Plan) -> Outcome:
         return outcome
 
 
+@dataclass(frozen=True, slots=True)
+class _Processes:
+    """Who takes part: workers, members of the group, and where the workers' sinks write."""
+
+    workers: list[DemoProcess]
+    members: list[DemoProcess]
+    sinks: Path
+
+
 class _Job:
     """One run: its workers, and what is watched of it."""
 
     def __init__(
-        self, plan: Plan, config: ClientConfig, display: Display, workers: list[WorkerProcess]
+        self, plan: Plan, config: ClientConfig, display: Display, processes: _Processes
     ) -> None:
         self._plan = plan
         self._config = config
         self._display = display
-        self._workers = workers
+        self._workers = processes.workers
+        self._members = processes.members
+        self._sinks = processes.sinks
+        self._doomed: DemoProcess | None = None
+        """A worker that will kill itself at its crash point."""
         self._admin = Admin(config)
         self._watch = Watch(config, self._admin)
-        self._next_victim = 0
+        self._next_victim = 1
         self._last_look = (-1, 0.0)
 
     async def run(self, directory: Path, flights: list[FlightRow], truth: Truth) -> Outcome:
@@ -170,10 +198,11 @@ class _Job:
             await self._prepare(weather)
             seconds = await self._process(flights)
             await asyncio.gather(*(self._off_loop(worker.stop) for worker in self._workers))
+            await asyncio.gather(*(self._off_loop(member.stop) for member in self._members))
             if self._plan.breakage is Breakage.STALE:
                 await write_stale_rows(self._config)
             self._display.tell("comparing every report, window and total with the truth")
-            findings = await self._off_loop(lambda: verify(self._config, truth))
+            findings = await self._off_loop(lambda: verify(self._config, truth, self._sinks))
         finally:
             self._admin.close()
             await self._off_loop(self._watch.close)
@@ -219,13 +248,12 @@ class _Job:
         self._display.tell(
             f"{len(self._workers)} workers; {self._plan.kills} times one is killed by SIGKILL"
         )
-        for worker in self._workers:
-            worker.start()
         began_s = time.monotonic()
         publishing = asyncio.ensure_future(publish_flights(self._config, flights))
         total = len(flights)
         try:
-            for kill in range(1, self._plan.kills + 1):
+            await self._start_workers(total)
+            for kill in range(2, self._plan.kills + 1):
                 share = total * kill // (self._plan.kills + 1)
                 await self._until(lambda share=share: self._watch.flights_done >= share)
                 await self._kill_one()
@@ -239,16 +267,47 @@ class _Job:
         await self._until(lambda: not self._watch.is_recovering())
         return seconds
 
-    async def _kill_one(self) -> None:
-        """Kill a worker, start it again, and wait until all partitions go on."""
+    def _next(self) -> DemoProcess:
         victim = self._workers[self._next_victim % len(self._workers)]
         self._next_victim += 1
+        return victim
+
+    async def _kill_one(self) -> None:
+        """Kill a worker, start it again, and wait until all partitions go on."""
+        victim = self._next()
         at_s = time.monotonic()
         victim.kill()
+        await self._recover(victim, at_s, "killed by SIGKILL")
+
+    async def _start_workers(self, total: int) -> None:
+        """Start all workers; the first one to die between prepare and decision.
+
+        A member of the group is killed with it.
+        """
+        first, *others = self._workers
+        for worker in others:
+            worker.start()
+        if not self._plan.kills:
+            first.start()
+            return
+        self._doomed = first
+        first.start(ONCEFLOW_CRASH_POINT=f"{CrashPoint.AFTER_PREPARE.value}:{_PREPARES}")
+        await self._until(lambda: first.has_ended or self._watch.flights_done >= total)
+        how = "between prepare and decision" if first.has_ended else "with nothing left to do"
+        at_s = time.monotonic()
+        self._doomed = None
+        first.kill()
+        member = self._members[0]
+        member.kill()
+        self._display.tell(f"{member.name} of the group killed by SIGKILL")
+        await self._recover(first, at_s, f"killed by SIGKILL {how}")
+        member.start()
+
+    async def _recover(self, victim: DemoProcess, at_s: float, how: str) -> None:
         # Looked at only now: what it committed in its last moment is no recovery.
         await self._watch.look()
         self._watch.note_kill(at_s)
-        self._display.tell(f"worker {victim.number} killed by SIGKILL")
+        self._display.tell(f"{victim.name} {how}")
         victim.start()
         await self._until(lambda: not self._watch.is_recovering())
         recovery_s = self._watch.kills[-1].recovery_s or 0.0
@@ -269,8 +328,9 @@ class _Job:
     async def _look(self) -> None:
         watch = self._watch
         await watch.look()
-        for worker in self._workers:
-            worker.require_alive()
+        for process in (*self._workers, *self._members):
+            if process is not self._doomed:
+                process.require_alive()
         kills = f"{watch.commits:,} commits, {len(watch.kills)} kills"
         self._display.show(watch.flights_done, kills)
         now_s = time.monotonic()

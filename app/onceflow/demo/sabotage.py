@@ -47,10 +47,11 @@ _COPIES = {Breakage.DROP: 0, Breakage.DOUBLE: 2}
 def break_agent(agent: Any, breakage: Breakage) -> None:
     """Let an agent of flights see some of them too rarely or too often."""
     copies = _COPIES[breakage]
-    work = cast("Callable[[Any], Any]", agent.fun)
+    work = cast("Callable[[Any], AsyncIterator[Any]]", agent.fun)
 
-    async def broken(flights: Any) -> None:
-        await work(_altered(flights, copies))
+    async def broken(flights: Any) -> AsyncIterator[Any]:
+        async for row in work(_altered(flights, copies)):
+            yield row
 
     agent.fun = broken
 

@@ -13,9 +13,11 @@ import orjson
 
 from onceflow.demo.names import REPORTS, changelog
 from onceflow.demo.reading import committed_runs
+from onceflow.demo.sink_reading import hourly_rows, report_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
+    from pathlib import Path
 
     from onceflow.demo.truth import Row, Truth
     from onceflow.ids import Partition
@@ -52,8 +54,13 @@ class Findings:
             self.examples.append(example)
 
 
-def verify(config: ClientConfig, truth: Truth) -> Findings:
+def verify(config: ClientConfig, truth: Truth, sinks: Path) -> Findings:
     """Read all results and compare them. Blocks for some seconds.
+
+    Args:
+        config: the Kafka of the run.
+        truth: what a correct run comes to.
+        sinks: directory that the application's sinks wrote into.
 
     Raises:
         DataAtRisk: a transaction stays open.
@@ -71,25 +78,30 @@ def verify(config: ClientConfig, truth: Truth) -> Findings:
     compare_rows(findings, "never-departed", truth.never_departed, never)
     aircraft = _table(config, "aircraft", orjson.loads, aircraft_row)
     compare_rows(findings, "aircraft", truth.aircraft, aircraft)
+    compare_rows(findings, "hourly in SQLite", truth.hourly, hourly_rows(sinks))
+    compare_reports(findings, truth.reports, report_lines(sinks), "files")
     return findings
 
 
 def compare_reports(
-    findings: Findings, expected: Mapping[int, Row], found: Iterator[tuple[int, Row]]
+    findings: Findings,
+    expected: Mapping[int, Row],
+    found: Iterator[tuple[int, Row]],
+    where: str = REPORTS,
 ) -> None:
-    """Compare reports, of which there must be one per flight."""
+    """Compare the reports of one place, of which there must be one per flight."""
     seen: set[int] = set()
     for number, report in found:
         if number in seen:
             findings.doubled += 1
-            findings.note(f"flight {number} was reported again: {report}")
+            findings.note(f"{where}: flight {number} was reported again: {report}")
         elif report != expected.get(number):
             findings.wrong += 1
-            findings.note(f"flight {number}: {report} and not {expected.get(number)}")
+            findings.note(f"{where}: flight {number}: {report} and not {expected.get(number)}")
         seen.add(number)
     for number in expected.keys() - seen:
         findings.lost += 1
-        findings.note(f"flight {number} was never reported")
+        findings.note(f"{where}: flight {number} was never reported")
 
 
 def compare_rows(

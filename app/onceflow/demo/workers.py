@@ -1,13 +1,15 @@
-"""The main job's worker processes: started as a user would, killed as an accident would.
+"""The main job's processes: started as a user would, killed as an accident would.
 
-Each is ``faust -A ... worker`` under a guard, so that it dies with the run, also when the run is
-killed. It has a data directory of its own, which it finds again after a kill.
+Workers are ``faust -A ... worker``, members of the replicated group ``onceflow meta serve``, each
+under a guard, so that it dies with the run, also when the run is killed. It has a data directory of
+its own, which it finds again after a kill.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,32 +31,52 @@ _START_S = 30.0
 _KILL_S = 10.0
 """Seconds until a killed process must be gone."""
 
+GROUP_SIZE = 3
+"""Members of the group that keeps a record of what is in doubt: one may be lost."""
+
 _LOOK_S = 0.05
 _TAIL_LINES = 30
 
 
 class WorkerEnded(OnceflowError):  # noqa: N818 - as all of our errors
-    """A worker ended though nobody killed it. Reaction: read its log; its results are not whole."""
+    """A process ended though nobody killed it. Reaction: read its log; results are not whole."""
 
 
-class WorkerProcess:
-    """One worker process of ``app_path`` (``MODULE:app``), started again and again."""
+class DemoProcess:
+    """One process of the run, started again and again.
+
+    Attributes:
+        number: which of its kind, from 1.
+        name: in words.
+        log_path: what it prints.
+    """
 
     def __init__(
-        self, number: int, app_path: str, directory: Path, environ: Mapping[str, str]
+        self,
+        name: str,
+        number: int,
+        command: list[str],
+        directory: Path,
+        environ: Mapping[str, str],
     ) -> None:
+        self.name = f"{name} {number}"
         self.number = number
-        self.log_path = directory / f"worker-{number}.log"
-        self._pid_file = directory / f"worker-{number}.pid"
-        # Faust's names: where local state is kept, and how wide lines of the log may be.
-        settings = {"APP_DATADIR": str(directory / f"worker-{number}"), "COLUMNS": "500"}
-        self._environ = {**os.environ, **settings, **environ}
-        self._command = [sys.executable, "-m", "faust", "-A", app_path]
-        self._command += ["worker", "-l", "info", "--without-web"]
+        self.log_path = directory / f"{name}-{number}.log"
+        self._pid_file = directory / f"{name}-{number}.pid"
+        self._environ = {**os.environ, **environ}
+        self._command = command
         self._guard: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone, though nobody waited for its end here."""
+        return self._guard is not None and self._guard.poll() is not None
+
+    def start(self, **environ: str) -> None:
         """Start the process; returns when it exists.
+
+        Args:
+            environ: variables for this time only.
 
         Raises:
             WorkerEnded: it could not be started.
@@ -63,7 +85,7 @@ class WorkerProcess:
         with self.log_path.open("ab") as log:
             self._guard = subprocess.Popen(
                 guarded(self._command, self._pid_file, Tie.TIED),
-                env=self._environ,
+                env={**self._environ, **environ},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -72,7 +94,7 @@ class WorkerProcess:
         deadline = time.monotonic() + _START_S
         while not self._pid_file.exists():
             if self._guard.poll() is not None or time.monotonic() > deadline:
-                raise WorkerEnded(f"worker {self.number} was not started:\n{self.log_tail()}")
+                raise WorkerEnded(f"{self.name} was not started:\n{self.log_tail()}")
             time.sleep(_LOOK_S)
 
     def require_alive(self) -> None:
@@ -86,7 +108,7 @@ class WorkerProcess:
         code = self._guard.poll()
         if code is not None:
             raise WorkerEnded(
-                f"worker {self.number} ended by itself (exit code {code}); what it had not "
+                f"{self.name} ended by itself (exit code {code}); what it had not "
                 f"committed is not lost, but the run is over. From {self.log_path}:\n"
                 f"{self.log_tail()}"
             )
@@ -101,7 +123,7 @@ class WorkerProcess:
             self.kill()
 
     def log_tail(self) -> str:
-        """The end of what the worker printed."""
+        """The end of what it printed."""
         lines = self.log_path.read_text(errors="replace").splitlines()
         return "\n".join(lines[-_TAIL_LINES:])
 
@@ -119,3 +141,39 @@ class WorkerProcess:
             return False
         self._guard = None
         return True
+
+
+def worker_process(
+    number: int, app_path: str, directory: Path, environ: Mapping[str, str]
+) -> DemoProcess:
+    """A worker of ``app_path`` (``MODULE:app``)."""
+    # Faust's names: where local state is kept, and how wide lines of the log may be.
+    settings = {"APP_DATADIR": str(directory / f"worker-{number}"), "COLUMNS": "500"}
+    command = [sys.executable, "-m", "faust", "-A", app_path]
+    command += ["worker", "-l", "info", "--without-web"]
+    return DemoProcess("worker", number, command, directory, {**settings, **environ})
+
+
+def group_of_three(directory: Path) -> tuple[list[DemoProcess], str]:
+    """Members of a replicated group on free ports, and where clients find them."""
+    ports = _free_ports(2 * GROUP_SIZE)
+    peers, clients = ports[:GROUP_SIZE], ports[GROUP_SIZE:]
+    numbers = range(1, GROUP_SIZE + 1)
+    listed = [
+        f"--member={number}=127.0.0.1:{peer},127.0.0.1:{client}"
+        for number, peer, client in zip(numbers, peers, clients, strict=True)
+    ]
+    members: list[DemoProcess] = []
+    for number in numbers:
+        options = [f"--id={number}", f"--dir={directory / f'member-{number}'}", "--http=off"]
+        command = [sys.executable, "-c", "from onceflow.cli import main; main()", "meta", "serve"]
+        members.append(DemoProcess("member", number, [*command, *options, *listed], directory, {}))
+    return members, ",".join(f"127.0.0.1:{client}" for client in clients)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports

@@ -23,7 +23,7 @@ from onceflow.demo.verify import (
     window_key,
 )
 from onceflow.demo.watch import Kill, Watch
-from onceflow.demo.workers import WorkerEnded, WorkerProcess
+from onceflow.demo.workers import WorkerEnded, worker_process
 from onceflow.errors import Unreachable
 from onceflow.ids import Partition
 
@@ -111,10 +111,9 @@ def test_the_command_offers_every_breakage():
     ("breakage", "expected"), [(Breakage.DROP, [1, 2]), (Breakage.DOUBLE, [0, 0, 1, 2])]
 )
 async def test_a_broken_agent_sees_few_flights_too_rarely_or_too_often(breakage, expected):
-    seen = []
-
     async def work(flights):
-        seen.extend([flight.id async for flight in flights])
+        async for flight in flights:
+            yield flight.id
 
     async def flights():
         for number in range(3):
@@ -122,8 +121,7 @@ async def test_a_broken_agent_sees_few_flights_too_rarely_or_too_often(breakage,
 
     agent = SimpleNamespace(fun=work)
     break_agent(agent, breakage)
-    await agent.fun(flights())
-    assert seen == expected
+    assert [number async for number in agent.fun(flights())] == expected
 
 
 def test_a_kill_is_survived_when_all_partitions_with_input_have_moved():
@@ -141,7 +139,7 @@ def test_a_kill_is_survived_when_all_partitions_with_input_have_moved():
 
 
 def test_a_worker_that_ends_by_itself_is_told_with_its_last_words(tmp_path):
-    worker = WorkerProcess(1, "no_such_module_here:app", tmp_path, {})
+    worker = worker_process(1, "no_such_module_here:app", tmp_path, {})
     worker.start()
     worker._guard.wait(60)
     with pytest.raises(WorkerEnded, match="no_such_module_here"):
@@ -150,7 +148,7 @@ def test_a_worker_that_ends_by_itself_is_told_with_its_last_words(tmp_path):
 
 
 def test_a_worker_is_killed_and_started_again(tmp_path):
-    worker = WorkerProcess(1, "unused:app", tmp_path, {})
+    worker = worker_process(1, "unused:app", tmp_path, {})
     worker._command = [sys.executable, "-c", "import time; time.sleep(60)"]
     worker.start()
     worker.require_alive()
