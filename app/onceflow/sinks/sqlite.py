@@ -59,6 +59,8 @@ _TABLES: Final = """
         message BLOB NOT NULL, is_told INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (scope, sink, topic_id, number, log_offset))"""
 
+_OURS: Final = ("onceflow_target", "onceflow_progress", "onceflow_refused")
+
 _DATA_ERRORS: Final = (sqlite3.IntegrityError, sqlite3.DataError)
 
 
@@ -160,7 +162,22 @@ class SQLite(OutboxSink):
             time.sleep(PARTICIPANT_AGAIN_S)
 
     def _opened(self, connection: sqlite3.Connection) -> list[SqliteColumn]:
-        """Make the tables, and check the user's."""
+        """Make what is missing of the tables, and check the user's."""
+        if self._is_missing(connection):
+            self._make_tables(connection)
+        return self._checked(connection)
+
+    def _is_missing(self, connection: sqlite3.Connection) -> bool:
+        """Whether tables must be made; a file that has them is opened also while others write."""
+        wanted = [*_OURS, *([self._table] if self._create_table is not None else [])]
+        given = ", ".join("?" for _ in wanted)
+        [(found,)] = connection.execute(
+            f"SELECT count(*) FROM sqlite_master WHERE name IN ({given})",  # noqa: S608 - marks
+            wanted,
+        )
+        return found < len(wanted)
+
+    def _make_tables(self, connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         for statement in _TABLES.split(";"):
             connection.execute(statement)
@@ -175,7 +192,6 @@ class SQLite(OutboxSink):
                 f"CREATE TABLE IF NOT EXISTS {_quoted(self._table)} ({', '.join(parts)})"
             )
         connection.execute("COMMIT")
-        return self._checked(connection)
 
     def _checked(self, connection: sqlite3.Connection) -> list[SqliteColumn]:
         found = connection.execute(

@@ -213,6 +213,9 @@ def test_a_file_that_somebody_locks_or_loses_is_tried_again(keyed, monkeypatch):
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(ParticipantUnavailable, match="locked"):
         keyed.apply({"k": "x"})
+    late = SQLite(keyed.path, table="t", key=["k"], create_table={"k": "TEXT"})
+    late.open(SCOPE)
+    late.close()
     other.execute("ROLLBACK")
     keyed.apply({"k": "x"})
     other.execute("DROP TABLE onceflow_progress")
