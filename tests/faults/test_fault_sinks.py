@@ -69,13 +69,13 @@ def killed_and_started_again(make, point, passing, records=600):
 
 @pytest.mark.ci
 def test_rows_in_postgresql_survive_a_kill_between_the_decision_and_their_commit(postgres_run):
-    committed, _ = killed_and_started_again(postgres_run, CrashPoint.AFTER_COMMIT, 5, 300)
+    committed, _ = killed_and_started_again(postgres_run, CrashPoint.AFTER_COMMIT, 4, 400)
     assert committed == 2, "one branch in each of the two sinks"
 
 
 @pytest.mark.ci
 def test_rows_in_postgresql_that_were_prepared_and_not_decided_come_again(postgres_run):
-    _, rolled_back = killed_and_started_again(postgres_run, CrashPoint.AFTER_PREPARE, 4, 300)
+    _, rolled_back = killed_and_started_again(postgres_run, CrashPoint.AFTER_PREPARE, 3, 400)
     assert rolled_back == 2, "one branch in each of the two sinks"
 
 

@@ -167,7 +167,7 @@ class SinkRun:
                 logs = "\n".join(f"--- {w.name}\n{w.tail()}" for w in self.workers.values())
                 why = "no worker runs" if dead else f"not within {timeout_s} s"
                 raise AssertionError(f"{why}: {count} rows; {len(self.store.log())}\n{logs}")
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     def finish(self, timeout_s=60.0):
         """Wait for all rows, stop the workers in order, verify."""
