@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from harness.sink_run import PostgresStore
+
 
 class SqliteOutbox:
     """The sinks are two tables of a SQLite file."""
@@ -37,3 +39,11 @@ class SqliteOutbox:
     def prepared(self):
         """Nothing: these sinks do not prepare."""
         return []
+
+
+class PostgresOutbox(PostgresStore):
+    """The sinks are two tables in a place of a real server, and prepare nothing."""
+
+    def __init__(self, place):
+        super().__init__(place)
+        self.environ = {"SINK_OUTBOX": place.dsn()}

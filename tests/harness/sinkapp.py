@@ -15,6 +15,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import threading
 
 import faust
 
@@ -77,20 +78,39 @@ def stop_at(moment):
     if wanted == moment:
         stop_at.passed += 1
         if stop_at.passed == int(passing):
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # Sent to the process, it would let this thread go on until another one has taken it.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 stop_at.passed = 0
 
 if "SINK_STOP" in os.environ and "SINK_OUTBOX" in os.environ:
-    write = appending.write
+    # A stopped process must not hold the file by its other sink, whose thread stops with it.
+    turn = threading.Lock()
 
-    def stopping_write(runs):
-        stop_at("before")
-        write(runs)
-        stop_at("after")
+    def take_turns(sink, passes):
+        write, commit = sink.write, sink.commit
 
-    appending.write = stopping_write
+        def write_alone(runs):
+            turn.acquire()
+            try:
+                passes("before")
+                write(runs)
+                passes("after")
+            except BaseException:
+                turn.release()
+                raise
+
+        def commit_alone():
+            try:
+                commit()
+            finally:
+                turn.release()
+
+        sink.write, sink.commit = write_alone, commit_alone
+
+    take_turns(appending, stop_at)
+    take_turns(upserting, lambda _: None)
 elif "SINK_STOP" in os.environ:
     prepare = appending.prepare
 
