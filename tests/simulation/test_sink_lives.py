@@ -34,6 +34,11 @@ def test_a_broken_rule_is_caught(rule: str):
     assert catch(rule, range(first, first + LIVES_MAX)) is not None
 
 
+def test_seeds_that_showed_a_violation_once_show_none():
+    """19480: a worker left a partition unreleased, and prepared its first branch after that."""
+    assert sweep(range(19480, 19481)).failures == {}
+
+
 def test_a_life_repeats_itself():
     first, second = run_sinks(7), run_sinks(7)
     assert first.story() == second.story()

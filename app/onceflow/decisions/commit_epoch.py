@@ -337,6 +337,8 @@ class CommitEpochs:
     def _sealed(self, event: ev.Sealed) -> list[EpochEffect]:
         if event.rows is ev.SinkRows.NONE:
             return self._decide_records()
+        if self.branch.left_unreleased:
+            return self._fail(branches.HANDED_OVER, exit_code=1)
         if self.branch.is_left:
             self.state = EpochState.AWAITING_BRANCH
             return [fx.AwaitBranches(self.commit_epoch, frozenset([self.branch.number]))]
@@ -364,9 +366,8 @@ class CommitEpochs:
             present=self.stamp.assignment,
             lost=self._wishes.lost,
         )
-        self._pending = PendingTransaction(
-            kind, self.commit_epoch, positions, *self.branch.for_markers
-        )
+        k = self.branch.for_markers
+        self._pending = PendingTransaction(kind, self.commit_epoch, positions, *k)
         self._pending.check_covers(self._claimed.keys())
         self.state = EpochState.CLAIMING if kind is EpochKind.CLAIM else EpochState.DECIDING
         return [

@@ -48,9 +48,14 @@ class OwnBranch:
         self.last_committed = NO_COMMIT_EPOCH
         """k of the markers: our last committed epoch that had participants, finished or not."""
 
-        self.is_refused = False
-        """We wrote in participants and handed a partition over unreleased. For ever: its next owner
-        raises our marker rows, so that we can never prepare again."""
+        self.left_unreleased = False
+        """A partition was handed over unreleased. For ever: its next owner raises our marker rows,
+        so that we must not prepare, or not prepare again."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether participants with branches of ours are going to refuse us."""
+        return self.left_unreleased and self.number > NO_COMMIT_EPOCH
 
     @property
     def is_left(self) -> bool:
@@ -107,8 +112,8 @@ class OwnBranch:
 
     def handed_over(self, released: Handover) -> None:
         """A partition of ours is gone."""
-        if released is Handover.HELD and self.number > NO_COMMIT_EPOCH:
-            self.is_refused = True
+        if released is Handover.HELD:
+            self.left_unreleased = True
 
     def drop(self) -> None:
         """The attempt is given up; nothing is rolled back before its transaction has ended."""

@@ -300,10 +300,19 @@ def test_waits_for_participants_grow_up_to_a_bound_and_begin_again_after_a_commi
     assert waits.take() == 0
 
 
+def test_a_worker_that_left_a_partition_unreleased_never_begins_to_write_into_sinks():
+    machine = opened(P, Q)
+    machine.handle(ev.RevokeRequested(frozenset([P])))
+    machine.handle(ev.RevokeTimedOut())
+    machine.handle(ev.Aborted(machine.commit_epoch))
+    (fail,) = seal(machine)
+    assert isinstance(fail, fx.Fail)
+    assert fail.exit_code == 1
+
+
 def test_a_released_partition_does_not_make_participants_refuse():
     branch = OwnBranch()
-    branch.handed_over(Handover.HELD)
-    assert not branch.is_refused
+    branch.handed_over(Handover.RELEASED)
     branch.prepare(E(2))
     branch.handed_over(Handover.RELEASED)
     assert not branch.is_refused
