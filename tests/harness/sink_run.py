@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from harness.fault_input import STEADY
 from harness.fault_run import DEFAULTS, NEVER
 from harness.fault_workers import Worker
+from onceflow.sinks.gid import Scope
 
 PARTITIONS = 4
 KEYS = 24
@@ -82,14 +83,9 @@ class PostgresStore:
         return dict(self._rows("latest", "k, c"))
 
     def prepared(self):
-        """Names of branches that are prepared and whose place this is."""
-        # A branch of another place has locks on other tables.
+        """Names of branches of this run that are prepared."""
         return self._place.sql(
-            "SELECT DISTINCT x.gid FROM pg_prepared_xacts x JOIN pg_locks l"
-            " ON l.virtualtransaction = '-1/' || x.transaction"
-            " JOIN pg_class c ON c.oid = l.relation"
-            " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s",
-            self._place.schema,
+            "SELECT gid FROM pg_prepared_xacts WHERE starts_with(gid, %s)", self.scope.gid_prefix
         )
 
 
@@ -126,6 +122,7 @@ class SinkRun:
         made = admin.create_topics([NewTopic(f"{self.app_id}-in", PARTITIONS, 1)])
         for each in made.values():
             each.result(30)
+        self.store.scope = Scope.of(admin.list_topics(timeout=10).cluster_id, self.app_id)
         return self
 
     def __exit__(self, *_):
