@@ -32,7 +32,7 @@ def outbox_postgres():
     try:
         yield server.start()
     finally:
-        server.stop()
+        server.process.remove()
 
 
 @pytest.fixture
