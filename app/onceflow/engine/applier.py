@@ -123,7 +123,7 @@ class Applier:
 
     async def stop(self, bound_s: float) -> None:
         """Apply what is committed at this moment, within the bound, and close."""
-        if self._tasks and self.numbers:
+        if self.numbers and not any(task.done() for task in self._tasks):
             with suppress(TimeoutError, Unreachable):
                 await asyncio.wait_for(self._drained(), bound_s)
         for task in self._tasks:
