@@ -54,6 +54,9 @@ class Insistence(Enum):
 _RECORD_S = 5.0
 """How long the record may take to answer: where it is only told, it is not waited for."""
 
+_KNOWN = frozenset({Outcome.APPLIED, Outcome.ALREADY})
+"""Outcomes after which the record has what it was told."""
+
 _DECIDED = {Decision.COMMIT: Verdict.COMMIT, Decision.ABORT: Verdict.ABORT}
 
 
@@ -111,7 +114,8 @@ class Resolving:
         """Refuse what contradicts; return whether it is done all the same.
 
         Raises:
-            OnceflowError: it contradicts the evidence, or a decision that is recorded.
+            OnceflowError: it contradicts the evidence, or a decision that is recorded; or it is
+                forced, and the record has no room for it. Nothing was done.
             Unreachable: it is forced, and cannot be recorded.
         """
         recorded = await teller.decision(self.branch)
@@ -135,7 +139,14 @@ class Resolving:
             Heuristic(*self.branch, name, finding, detail.strip(), self._teller_name)
             for name in sorted(evidence.prepared_in) or ["-"]
         ]
-        await teller.tell(changes)
+        outcomes = await teller.tell(changes)
+        if not _KNOWN.issuperset(outcomes):
+            refused = sorted({each.name.lower() for each in outcomes if each not in _KNOWN})
+            raise OnceflowError(
+                f"The record did not take what is to be forced: {', '.join(refused)}. Nothing was "
+                "done, because it would leave no trace. The record keeps a bounded number of "
+                "heuristic outcomes; 'onceflow txn list' shows them."
+            )
         return True
 
     @property
