@@ -57,6 +57,7 @@ class Files(Participant):
         location: ``shared``, or ``local`` if all workers run on one host, to which the directory
             is then bound.
         name: of the participant; by default made of the directory's last name and the format.
+            The names of files begin with it, so several sinks may share a directory.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -88,6 +89,11 @@ class Files(Participant):
         self._location = Location(location)
         default = derived_name("files", self._directory.name, format)
         self.name = default if name is None else checked_name(name)
+        if self.name.startswith("_"):
+            raise ConfigError(
+                f"the name {self.name!r} begins with an underscore, and so would the names of its "
+                "files, which readers skip then; use another one"
+            )
         self._opened: _Opened | None = None
 
     @property
@@ -112,7 +118,9 @@ class Files(Participant):
         place = settle(self._directory, self._location, host_identity())
         root = self._directory / ".onceflow" / scope.scope / self.name
         branches = BranchStore(root)
-        roller = Roller(self._directory, root, self._limits, secrets.token_hex(8), branches)
+        roller = Roller(
+            self._directory, root, self._limits, secrets.token_hex(8), branches, self.name
+        )
         try:
             branches.make()
             roller.make()

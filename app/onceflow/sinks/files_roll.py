@@ -13,7 +13,9 @@ are moved to their places, each by one ``rename`` that nobody can repeat, the se
 then the manifest. A roll that lies still, because its worker died, is taken by renaming its
 directory; what a stopped roller does later finds nothing under the old name.
 
-The names of files begin with the incarnation and commit epoch of their first rows.
+The name of a file tells the sink, which other sinks in the same directory do not share, and the
+incarnation and commit epoch of its first rows. It begins with the sink's name, because
+incarnations may begin with an underscore, and readers skip such files.
 
 Must never import Faust or Kafka.
 """
@@ -77,12 +79,20 @@ class Roller:
         limits: when to roll.
         token: of this process, used by no other.
         branches: in ``root``.
+        name: of the participant; the names of its files begin with it.
     """
 
     def __init__(
-        self, directory: Path, root: Path, limits: RollLimits, token: str, branches: BranchStore
+        self,
+        directory: Path,
+        root: Path,
+        limits: RollLimits,
+        token: str,
+        branches: BranchStore,
+        name: str,
     ) -> None:
         self._directory = directory
+        self._name = name
         self._branches = branches
         self._waiting = branches.waiting
         self._rolling = root / "rolling"
@@ -273,7 +283,8 @@ class Roller:
                 )
                 file.flush()
                 os.fsync(file.fileno())
-            public = f"{first.incarnation}-{first.commit_epoch:012d}-{number}{suffix_of(kind)}"
+            rows_from = f"{first.incarnation}-{first.commit_epoch:012d}"
+            public = f"{self._name}-{rows_from}-{number}{suffix_of(kind)}"
             made.append(_Made(output, directory, public))
         return made
 

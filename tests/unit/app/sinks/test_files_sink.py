@@ -194,6 +194,27 @@ def test_rows_go_to_the_directory_of_their_value_without_the_column(opened, tmp_
     }
 
 
+def test_sinks_that_share_a_directory_keep_the_rows_of_each_other(opened, tmp_path):
+    """Also where one of them writes into a directory that the other made for a value."""
+    whole = opened(roll_interval_s=0, name="whole")
+    days = opened(roll_interval_s=0, partition_by="day", name="days")
+    inner = Files(tmp_path / "out" / "day=1", roll_interval_s=0, name="inner")
+    inner.open(SCOPE)
+    for number, sink in enumerate((whole, days, inner)):
+        put(sink, 1, {"day": 1, "n": number})
+        sink.commit(branch(W, 1))
+    inner.close()
+    assert sorted(row["n"] for row in visible_rows(tmp_path / "out")) == [0, 1, 2]
+
+
+def test_no_file_is_named_so_that_readers_skip_it(opened, tmp_path):
+    sink = opened(roll_interval_s=0)
+    put(sink, 1, {"n": 1}, incarnation="_w")
+    sink.commit(branch("_w", 1))
+    (file,) = visible_files(tmp_path / "out")
+    assert file.name[0] not in "._"
+
+
 @pytest.mark.parametrize(
     ("value", "says"),
     [
@@ -225,6 +246,7 @@ def test_a_value_that_cannot_be_written_is_refused_at_once(tmp_path, value, says
         {"roll_rows": 0},
         {"location": "somewhere"},
         {"name": "Too Long And Wrong"},
+        {"name": "_skipped"},
     ],
 )
 def test_a_wrong_argument_is_refused(tmp_path, options):
@@ -264,7 +286,7 @@ def roller(tmp_path) -> Roller:
 def roller_of(tmp_path: Path, token: str) -> Roller:
     limits = RollLimits(rows=3, size_bytes=100, interval_s=60.0)
     root = tmp_path / "root"
-    return Roller(tmp_path / "out", root, limits, token, BranchStore(root))
+    return Roller(tmp_path / "out", root, limits, token, BranchStore(root), "sink")
 
 
 def shown(tmp_path: Path) -> str:
@@ -280,7 +302,8 @@ def test_rows_wait_for_enough_of_them_and_keep_their_order(roller, tmp_path):
     committed(tmp_path / "root", roller, W, 11, "3")
     roller.turn(1.0)
     assert shown(tmp_path) == "1\n2\n3\n"
-    assert [path.name for path in visible_files(tmp_path / "out")] == ["w1-000000000009-0.jsonl"]
+    names = [path.name for path in visible_files(tmp_path / "out")]
+    assert names == ["sink-w1-000000000009-0.jsonl"]
     assert list((tmp_path / "root" / "rolling").iterdir()) == []
 
 
