@@ -220,7 +220,8 @@ class SinkWorker(Worker):
         """Perform a step of branches; None if it has to wait."""
         match effect:
             case bs.ListBranches(incarnations):
-                return bs.BranchesListed(self.listed(incarnations), self.machine.branch.kept)
+                own = self.machine.branch
+                return bs.BranchesListed(self.listed(incarnations), own.dropped, own.last_committed)
             case bs.ReadAllMarkers():
                 pending = any(self.broker.is_pending(each) for each in PARTITIONS)
                 return None if pending else bs.AllMarkersRead(self.markers(frozenset(PARTITIONS)))

@@ -51,7 +51,7 @@ def test_the_long_variant_counts_what_happened(capsys: pytest.CaptureFixture[str
 
 
 def test_a_violation_tells_its_seed_and_its_story(capsys: pytest.CaptureFixture[str]):
-    arguments = ["--first", "0", "--seeds", "3", "--processes", "1"]
+    arguments = ["--first", "3", "--seeds", "3", "--processes", "1"]
     assert main([*arguments, "--broken", "prepare over an unfinished branch"]) == 1
     text = capsys.readouterr().out
     assert "INV-2PC-" in text

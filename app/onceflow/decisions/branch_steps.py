@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from onceflow.decisions.marker import NO_COMMIT_EPOCH
 from onceflow.ids import BranchId, CommitEpoch, Incarnation, Partition
 
 if TYPE_CHECKING:
@@ -150,11 +151,13 @@ class BranchesListed:
 
     Args:
         branches: everything that was asked for.
-        kept: for a scan, ``CommitEpochs.branch.kept``, taken after the list was read.
+        dropped: for a scan, ``CommitEpochs.branch.dropped``, taken after the list was read.
+        committed: for a scan, ``CommitEpochs.branch.last_committed``, taken with it.
     """
 
     branches: frozenset[BranchAt]
-    kept: frozenset[CommitEpoch] = frozenset()
+    dropped: frozenset[CommitEpoch] = frozenset()
+    committed: CommitEpoch = NO_COMMIT_EPOCH
 
 
 @dataclass(frozen=True, slots=True)

@@ -527,15 +527,15 @@ class CommitEpochs:
 
     def _producer_ready(self, _: ev.ProducerReady) -> list[EpochEffect]:
         asked = (self._claimed.keys() | self._on_the_way()) - self._wishes.lost
-        if not asked:
-            return self._nobody_to_ask()
-        return [fx.ReadMarkers(self._doubt.ask(asked))]
+        return [fx.ReadMarkers(self._doubt.ask(asked))] if asked else self._nobody_to_ask()
 
     def _nobody_to_ask(self) -> list[EpochEffect]:
         """Nothing is ours any more: what markers say is their next owner's business."""
         unknown = self._doubt.settle() is Question.OUTCOME
         if unknown and self.branch.phase is BranchPhase.GIVEN:
             return self._fail(branches.UNKNOWN_TO_US, exit_code=1)
+        # A claim that was committed after all names us as an owner who never released.
+        self.branch.left_unreleased |= unknown
         fate = fx.SendsFate.UNKNOWN if unknown else fx.SendsFate.REPEAT
         effects = self._drop(fate) if self._pending is not None else []
         return [*effects, *self._settle()]

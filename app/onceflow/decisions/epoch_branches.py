@@ -48,6 +48,9 @@ class OwnBranch:
         self.last_committed = NO_COMMIT_EPOCH
         """k of the markers: our last committed epoch that had participants, finished or not."""
 
+        self._dropped: set[CommitEpoch] = set()
+        """Aborted since a branch was last finished. Participants that have finished one take none
+        of an earlier epoch any more, so that this is forgotten then."""
         self.left_unreleased = False
         """A partition was handed over unreleased. For ever: its next owner raises our marker rows,
         so that we must not prepare, or not prepare again."""
@@ -72,10 +75,13 @@ class OwnBranch:
         return last, self._participants if last > NO_COMMIT_EPOCH else ()
 
     @property
-    def kept(self) -> frozenset[CommitEpoch]:
-        """Numbers of branches that the scan must leave alone: every other one was aborted."""
-        keeps = self.phase in (BranchPhase.GIVEN, BranchPhase.FINISHING)
-        return frozenset([self.number]) if keeps else frozenset()
+    def dropped(self) -> frozenset[CommitEpoch]:
+        """Numbers of aborted branches, which are rolled back wherever and whenever they are listed.
+
+        No other branch of ours is: a committed one is listed again by a participant that was set
+        back to before its end.
+        """
+        return frozenset(self._dropped)
 
     def prepare(self, commit_epoch: CommitEpoch) -> list[EpochEffect]:
         """Begin the branch of an epoch.
@@ -119,6 +125,7 @@ class OwnBranch:
         """The attempt is given up; nothing is rolled back before its transaction has ended."""
         if self.phase is BranchPhase.GIVEN:
             self.phase = BranchPhase.DROPPED
+            self._dropped.add(self.number)
 
     def settle(self) -> list[EpochEffect]:
         """No transaction of ours is open or of unknown outcome any more.
@@ -151,6 +158,8 @@ class OwnBranch:
             reported=commit_epoch,
         )
         self.phase = BranchPhase.NONE
+        if was is BranchPhase.FINISHING:
+            self._dropped.clear()
 
 
 def superseded(message: str) -> str:

@@ -1,6 +1,7 @@
 """Looking once a minute for branches that nobody else will clear away.
 
-Two kinds. Our own branches of aborted attempts, whose PREPARE arrived late. And those of
+Three kinds. Our own branches of aborted attempts, whose PREPARE arrived late. Our own branch of the
+last committed epoch, which a participant shows again that was set back. And those of
 incarnations that no marker names unreleased: they released everything and died, or were taken over
 from before their last PREPARE arrived; no takeover will look at them.
 
@@ -8,7 +9,7 @@ Theory. Such an incarnation may all the same be alive and claim again at any mom
 first, then listed, and only then are the markers read again: what is on that list was prepared
 before the reading, hence either its transaction was ended by the fence, or the incarnation claimed
 again in between, is named unreleased, and is left alone. In another order rows of a living worker
-are lost. The scan commits nothing and raises nothing: that belongs to takeovers.
+are lost. Of others the scan commits nothing, and it raises nothing: that belongs to takeovers.
 
 Must never import clocks or I/O.
 """
@@ -86,17 +87,23 @@ class BranchScan:
 
     def _all_listed(self, event: BranchesListed) -> list[ScanEffect]:
         self._others = frozenset(at[1].incarnation for at in event.branches) - {self._own}
-        aborted = frozenset(
-            at
-            for at in event.branches
-            if at[1].incarnation == self._own and at[1].commit_epoch not in event.kept
-        )
-        return self._clear(aborted, ScanState.CLEARING_OWN) if aborted else self._look_at_others()
+        ours = [at for at in event.branches if at[1].incarnation == self._own]
+        aborted = frozenset(at for at in ours if at[1].commit_epoch in event.dropped)
+        # Proven by our own marker; perhaps finished once, by a participant that was set back since.
+        proven = frozenset(at for at in ours if at[1].commit_epoch == event.committed)
+        if aborted or proven:
+            return self._clear(aborted, ScanState.CLEARING_OWN, proven)
+        return self._look_at_others()
 
-    def _clear(self, branches: frozenset[BranchAt], state: ScanState) -> list[ScanEffect]:
+    def _clear(
+        self,
+        roll_backs: frozenset[BranchAt],
+        state: ScanState,
+        commits: frozenset[BranchAt] = frozenset(),
+    ) -> list[ScanEffect]:
         self.state = state
-        self._rolled_back += len(branches)
-        return [FinishBranches(frozenset(), branches)]
+        self._rolled_back += len(roll_backs)
+        return [FinishBranches(commits, roll_backs)]
 
     def _own_cleared(self, _: BranchesFinished) -> list[ScanEffect]:
         return self._look_at_others()

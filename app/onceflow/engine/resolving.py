@@ -43,7 +43,8 @@ async def perform_step(runtime: Runtime, effect: bs.BranchEffect) -> bs.BranchEv
         case bs.ListBranches(incarnations, after_s):
             await asyncio.sleep(after_s)
             branches = await participants.branches(incarnations)
-            return bs.BranchesListed(branches, runtime.epochs.machine.branch.kept)
+            own = runtime.epochs.machine.branch
+            return bs.BranchesListed(branches, own.dropped, own.last_committed)
         case bs.ReadAllMarkers():
             return bs.AllMarkersRead(await _read_all(runtime))
         case bs.FinishBranches():

@@ -209,9 +209,14 @@ class TwoPhase:
         branch = self._branch(effect.commit_epoch)
         self.runtime.telling.decided([], [branch])
         await participants.roll_back_branches([(seat.name, branch) for seat in participants])
+        ours = self.runtime.epochs.machine.branch
         while True:
             listed = await participants.branches(frozenset({own}))
-            left = [each for each in listed if each[1].commit_epoch <= effect.commit_epoch]
+            left = [each for each in listed if each[1].commit_epoch in ours.dropped]
+            # A participant that was set back shows the last committed branch again; what holds its
+            # rows must be committed before anything else can be prepared there.
+            again = [each for each in listed if each[1].commit_epoch == ours.last_committed]
+            await participants.commit_branches(again)
             if not left:
                 break
             await participants.roll_back_branches(left)

@@ -170,10 +170,14 @@ def test_a_failed_prepare_is_rolled_back_after_the_transaction_was_aborted(kind)
     assert kinds(effects) == ["DropAttempt", "AbortTransaction"]
     effects = machine.handle(ev.Aborted(E(2)))
     assert kinds(effects) == ["RollBackBranch", "Rewind", "BeginTransaction", "OpenGate"]
-    assert machine.branch.kept == frozenset()
+    assert machine.branch.dropped == {E(2)}
     assert kinds(seal(machine)) == ["AwaitBranches"]
     assert machine.handle(ev.BranchRolledBack(E(2))) == [fx.Prepare(E(3))]
-    assert machine.branch.kept == {E(3)}
+    assert machine.branch.dropped == {E(2)}, "its PREPARE may still arrive"
+    machine.handle(ev.Prepared(E(3)))
+    machine.handle(ev.TransactionEnded(E(3), ev.Outcome.COMMITTED))
+    machine.handle(ev.BranchFinished(E(3)))
+    assert machine.branch.dropped == frozenset(), "no participant takes it any more"
 
 
 def test_a_branch_is_rolled_back_only_after_the_fence_when_the_abort_is_uncertain():
@@ -201,7 +205,7 @@ def test_an_unknown_outcome_is_decided_by_the_marker_behind_the_fence(found, fir
     effects = machine.handle(ev.TransactionEnded(E(2), ev.Outcome.UNKNOWN))
     assert kinds(effects) == ["ReplaceProducer"]
     machine.handle(ev.ProducerReady())
-    assert machine.branch.kept == {E(2)}
+    assert machine.branch.dropped == frozenset()
     assert kinds(machine.handle(ev.MarkersRead({P: found})))[:2] == first
 
 
@@ -214,6 +218,16 @@ def test_a_worker_that_lost_the_markers_of_an_unknown_outcome_leaves_its_branch_
     (fail,) = machine.handle(ev.ProducerReady())
     assert isinstance(fail, fx.Fail)
     assert fail.exit_code == 1
+
+
+def test_a_claim_of_unknown_outcome_that_is_lost_counts_as_handed_over_unreleased():
+    machine = CommitEpochs(OWN, participants=("db",))
+    machine.handle(ev.Assigned(frozenset([P]), 1))
+    machine.handle(ev.TakenOver(machine.stamp.assignment, {P: ev.Start(Offset(3))}))
+    machine.handle(ev.TransactionEnded(E(1), ev.Outcome.UNKNOWN))
+    machine.handle(ev.Lost(frozenset([P])))
+    machine.handle(ev.ProducerReady())
+    assert machine.branch.left_unreleased, "the claim may have been committed and names us"
 
 
 def test_an_epoch_lost_while_it_is_prepared_is_rolled_back_and_the_worker_begins_anew():
