@@ -101,10 +101,16 @@ class OutboxRun:
 class RefusedMessage(NamedTuple):
     """A message that the target refused, as its table ``onceflow_refused`` has it."""
 
+    topic_id: str
     number: int
     offset: int
     error: str
     message: bytes
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """What tells it from every other one of its sink."""
+        return self.topic_id, self.number, self.offset
 
 
 class OutboxSink(ABC):

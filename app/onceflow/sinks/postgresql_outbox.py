@@ -327,7 +327,8 @@ class PostgreSQLOutbox(OutboxSink):
     def untold(self) -> list[RefusedMessage]:
         """See ``OutboxSink.untold``."""
         rows = self._answer(
-            f"SELECT number, log_offset, error, message FROM {self._tables['onceflow_refused']}"
+            f"SELECT topic_id, number, log_offset, error, message"
+            f" FROM {self._tables['onceflow_refused']}"
             " WHERE scope = %s AND sink = %s AND NOT is_told ORDER BY number, log_offset LIMIT %s",
             [self._scope, self.name, OUTBOX_UNTOLD_MAX],
         )
@@ -338,10 +339,12 @@ class PostgreSQLOutbox(OutboxSink):
         self._answer(
             f"UPDATE {self._tables['onceflow_refused']} SET is_told = true"
             " WHERE scope = %s AND sink = %s"
-            " AND (number, log_offset) IN (SELECT * FROM unnest(%s::int[], %s::bigint[]))",
+            " AND (topic_id, number, log_offset)"
+            " IN (SELECT * FROM unnest(%s::text[], %s::int[], %s::bigint[]))",
             [
                 self._scope,
                 self.name,
+                [each.topic_id for each in messages],
                 [each.number for each in messages],
                 [each.offset for each in messages],
             ],

@@ -378,7 +378,7 @@ class SQLite(OutboxSink):
     def untold(self) -> list[RefusedMessage]:
         """See ``OutboxSink.untold``."""
         rows = self._answer(
-            "SELECT number, log_offset, error, message FROM onceflow_refused"
+            "SELECT topic_id, number, log_offset, error, message FROM onceflow_refused"
             " WHERE scope = ? AND sink = ? AND NOT is_told ORDER BY number, log_offset LIMIT ?",
             (self._scope, self.name, OUTBOX_UNTOLD_MAX),
         )
@@ -392,8 +392,8 @@ class SQLite(OutboxSink):
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany(
                 "UPDATE onceflow_refused SET is_told = 1 WHERE scope = ? AND sink = ?"
-                " AND number = ? AND log_offset = ?",
-                [(self._scope, self.name, each.number, each.offset) for each in messages],
+                " AND topic_id = ? AND number = ? AND log_offset = ?",
+                [(self._scope, self.name, *each.place) for each in messages],
             )
             connection.execute("COMMIT")
         except sqlite3.Error as error:

@@ -178,7 +178,7 @@ class OutboxContract:
         _apply(sink, run.part(range(2, 3)))
         _equal(target.visible(), [1, 3], "the others are applied")
         [told] = sink.untold()
-        _equal((told.number, told.offset, told.error), (0, 1, "why"), "it is kept aside")
+        _equal((told.place, told.error), ((_TOPIC, 0, 1), "why"), "it is kept aside")
         _equal(told.message, run.messages[1], "as it was")
         sink.told([told])
         _equal(sink.untold(), [], "and told once")
