@@ -54,6 +54,8 @@ class TransactionThread:
     async def run(self, call: Callable[..., T], *args: object, timeout_s: float) -> T:
         """Run ``call(*args)`` on the thread and return what it returns, or raise what it raises.
 
+        Who is cancelled takes the call back, unless it has begun: that one runs to its end.
+
         Raises:
             OutcomeUnknown: the call did not come back within ``timeout_s``, or an earlier one did
                 not: whether it took effect is not known, and this thread is lost. Fail the worker;
@@ -64,7 +66,13 @@ class TransactionThread:
         job = _Job(lambda: call(*args))
         self._jobs.put(job)
         answer = asyncio.wrap_future(job.answer)
-        done, _ = await asyncio.wait({answer}, timeout=timeout_s)
+        try:
+            done, _ = await asyncio.wait({answer}, timeout=timeout_s)
+        except asyncio.CancelledError:
+            # A call that has not begun is taken back: nobody wants it, and the calls after it would
+            # wait in their own time for it.
+            answer.cancel()
+            raise
         if not done:
             self._stuck_in = f"{_name_of(call)} (allowed: {timeout_s} s)"
             raise self._stuck(self._stuck_in)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
@@ -49,6 +50,20 @@ async def test_a_call_that_does_not_come_back_is_unknown_and_so_is_all_that_foll
     assert time.monotonic() - started < 2
     assert thread.stuck_in is not None
     release.set()
+
+
+async def test_a_call_that_nobody_wants_any_more_is_not_begun(thread):
+    release, begun = threading.Event(), []
+    first = asyncio.ensure_future(thread.run(release.wait, timeout_s=20))
+    unwanted = asyncio.ensure_future(thread.run(begun.append, 1, timeout_s=20))
+    await asyncio.sleep(0)
+    unwanted.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await unwanted
+    release.set()
+    assert await first
+    await thread.run(begun.append, 2, timeout_s=20)
+    assert begun == [2]
 
 
 def test_what_the_loop_fails_to_take_in_is_told_and_not_only_logged():
