@@ -5,13 +5,15 @@
     waiting/<incarnation>.<commit epoch>    committed rows
     rolling/<roll>/<segment>                rows that one roller has claimed
     rolling/<roll>/<n>.<roll>.out           a file in the making
-    rolling/<roll>/manifest                 the files are whole, and these are their names
+    rolling/<roll>/manifest                 these segments are in these files, which are whole
 
 No locks: claiming a segment is a ``rename``, so that each is in one roll only. Until the manifest
 is there nothing is visible, and a roll can be made again from its segments; from then on its files
-are moved to their places, each by one ``rename`` that nobody can repeat, the segments are removed,
-then the manifest. A roll that lies still, because its worker died, is taken by renaming its
-directory; what a stopped roller does later finds nothing under the old name.
+are moved to their places, each by one ``rename`` that nobody can repeat, the segments that it names
+are removed, then the manifest. A roll that lies still, because its worker died, is taken by
+renaming its directory; what a stopped roller does later finds nothing under the old name. Only a
+claim that was under way just then, perhaps at a file server that did not answer, may still arrive:
+such a segment is in no file, and goes back to those that wait.
 
 The name of a file tells the sink, which other sinks in the same directory do not share, and the
 incarnation and commit epoch of its first rows. It begins with the sink's name, because
@@ -56,6 +58,13 @@ class _Made(msgspec.Struct, frozen=True, array_like=True):
     output: str
     directory: str
     name: str
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    """What became of a roll: these segments are in these files, and no other one is."""
+
+    segments: list[str]
+    files: list[_Made]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +136,7 @@ class Roller:
         with self._lock:
             self._resume()
             rolls = {entry.name for entry in self._rolling.iterdir()}
-            segments = self._segments()
+            segments = _segments_in(self._waiting)
             self._remember(rolls, segments, now_s)
             late_s = now_s - FILES_ADOPT_S
             for name in sorted(rolls):
@@ -147,16 +156,12 @@ class Roller:
         """Roll all rows of ours that wait, due or not."""
         with self._lock:
             self._resume()
-            self._roll(self._ours(self._segments()))
+            self._roll(self._ours(_segments_in(self._waiting)))
 
     def _resume(self) -> None:
         """Bring rolls to their end that an error interrupted."""
         for name in sorted(self._open):
             self._finish(self._rolling / name)
-
-    def _segments(self) -> set[str]:
-        names = {entry.name for entry in self._waiting.iterdir()}
-        return {name for name in names if branch_of_segment(name) is not None}
 
     def _ours(self, segments: set[str]) -> set[str]:
         """Those of our own incarnation and of all that are raised, which will never roll them."""
@@ -238,24 +243,28 @@ class Roller:
         self._open.discard(home.name)
 
     def _finish_ours(self, home: Path) -> None:
+        manifest = home / _MANIFEST
+        names = sorted(_segments_in(home), key=_branch)
         # No segment that is published from here may be found in ``waiting`` after a power failure.
         sync_directory(home)
         sync_directory(self._waiting)
-        manifest = home / _MANIFEST
-        names = sorted(
-            (each.name for each in home.iterdir() if branch_of_segment(each.name) is not None),
-            key=_branch,
-        )
         if not manifest.exists():
-            replace_durably(manifest, msgspec.json.encode(self._build(home, names)))
-        for made in msgspec.json.decode(manifest.read_bytes(), type=list[_Made]):
+            whole = _Manifest(names, self._build(home, names))
+            replace_durably(manifest, msgspec.json.encode(whole))
+        roll = msgspec.json.decode(manifest.read_bytes(), type=_Manifest)
+        for made in roll.files:
             self._publish(home, made)
-        for name in names:
+        for name in roll.segments:
             remove(home / name)
         sync_directory(home)
-        # The manifest goes after the segments: without it they would be made into files again.
+        for name in _segments_in(home):
+            (home / name).rename(self._waiting / name)
+            sync_directory(self._waiting)
+            sync_directory(home)
+        # The manifest goes after the segments: without it they would be made into files again. One
+        # that arrives from here on keeps the directory, and is a roll of its own at the next turn.
         for left in list(home.iterdir()):
-            if left != manifest:
+            if left != manifest and branch_of_segment(left.name) is None:
                 remove(left)
         manifest.unlink()
         home.rmdir()
@@ -296,6 +305,11 @@ class Roller:
         make_directory(target)
         output.rename(target / made.name)
         sync_directory(target)
+
+
+def _segments_in(directory: Path) -> set[str]:
+    names = {entry.name for entry in directory.iterdir()}
+    return {name for name in names if branch_of_segment(name) is not None}
 
 
 def _branch(name: str) -> BranchId:
