@@ -54,9 +54,9 @@ class RefusedTeller:
         if not self._may_be_there or self.runtime.is_stopping or room <= 0:
             return
         applier = self.applier
-        found = await applier.call(applier.sink.untold)
-        untold = [each for each in found if each.number in applier.numbers]
-        waiting = [each for each in untold if each.place not in self._sent]
+        # Only of our partitions: those of others would stand before them.
+        found = await applier.call(applier.sink.untold, applier.numbers)
+        waiting = [each for each in found if each.place not in self._sent]
         try:
             for message in waiting[:room]:
                 self._sent[message.place] = message, asyncio.ensure_future(self._send(message))

@@ -23,6 +23,7 @@ from onceflow.errors import ConfigError, ParticipantUnavailable, invariant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from onceflow.decisions.outbox import Progress
     from onceflow.sinks.gid import Scope
@@ -190,8 +191,11 @@ class OutboxSink(ABC):
         """
 
     @abstractmethod
-    def untold(self) -> list[RefusedMessage]:
-        """Messages in ``onceflow_refused`` that were not told to the dead letters; some, in order.
+    def untold(self, numbers: AbstractSet[int]) -> list[RefusedMessage]:
+        """Messages in ``onceflow_refused`` that were not told to the dead letters.
+
+        Of the partitions with these numbers alone; in the order of partitions and offsets, the
+        first ``OUTBOX_UNTOLD_MAX`` at most.
 
         Raises:
             ParticipantUnavailable: try again.

@@ -50,6 +50,7 @@ from onceflow.sinks.postgresql_write import RowsBlamed, TableWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from onceflow.sinks.postgresql_types import Column
 
@@ -324,13 +325,14 @@ class PostgreSQLOutbox(OutboxSink):
 
     # -- refused messages --
 
-    def untold(self) -> list[RefusedMessage]:
+    def untold(self, numbers: AbstractSet[int]) -> list[RefusedMessage]:
         """See ``OutboxSink.untold``."""
         rows = self._answer(
             f"SELECT topic_id, number, log_offset, error, message"
             f" FROM {self._tables['onceflow_refused']}"
-            " WHERE scope = %s AND sink = %s AND NOT is_told ORDER BY number, log_offset LIMIT %s",
-            [self._scope, self.name, OUTBOX_UNTOLD_MAX],
+            " WHERE scope = %s AND sink = %s AND NOT is_told AND number = ANY(%s::int[])"
+            " ORDER BY number, log_offset LIMIT %s",
+            [self._scope, self.name, sorted(numbers), OUTBOX_UNTOLD_MAX],
         )
         return [RefusedMessage(*row) for row in rows]
 

@@ -41,6 +41,7 @@ from onceflow.sinks.sqlite_rows import SqliteColumn, SqliteRows
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from onceflow.sinks.participant import EncodedRows
 
@@ -375,11 +376,14 @@ class SQLite(OutboxSink):
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
 
-    def untold(self) -> list[RefusedMessage]:
+    def untold(self, numbers: AbstractSet[int]) -> list[RefusedMessage]:
         """See ``OutboxSink.untold``."""
+        # Numbers stand in the text: their marks would be bounded.
+        ours = ", ".join(str(int(number)) for number in sorted(numbers))
         rows = self._answer(
             "SELECT topic_id, number, log_offset, error, message FROM onceflow_refused"
-            " WHERE scope = ? AND sink = ? AND NOT is_told ORDER BY number, log_offset LIMIT ?",
+            f" WHERE scope = ? AND sink = ? AND NOT is_told AND number IN ({ours})"
+            " ORDER BY number, log_offset LIMIT ?",  # noqa: S608 - numbers alone
             (self._scope, self.name, OUTBOX_UNTOLD_MAX),
         )
         return [RefusedMessage(*row) for row in rows]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from onceflow.decisions.outbox import Progress
 from onceflow.errors import ParticipantUnavailable, RowsRefused, SerializationError
+from onceflow.limits import OUTBOX_UNTOLD_MAX
 from onceflow.sinks.outbox import OutboxRun, OutboxSink, ProgressMoved
 
 if TYPE_CHECKING:
@@ -163,25 +164,27 @@ class OutboxContract:
         _equal(len(sink.progress()), 0, "and no progress made")
         _apply(sink, run.part(range(1)))
         aside = run.part(range(1, 2))
-        _apply(
-            sink,
-            OutboxRun(
-                aside.number,
-                aside.topic_id,
-                aside.expected,
-                aside.next_offset,
-                aside.offsets,
-                aside.messages,
-                "why",
-            ),
-        )
+        _apply(sink, _kept_aside(aside))
         _apply(sink, run.part(range(2, 3)))
         _equal(target.visible(), [1, 3], "the others are applied")
-        [told] = sink.untold()
+        [told] = sink.untold({0, 1})
         _equal((told.place, told.error), ((_TOPIC, 0, 1), "why"), "it is kept aside")
         _equal(told.message, run.messages[1], "as it was")
         sink.told([told])
-        _equal(sink.untold(), [], "and told once")
+        _equal(sink.untold({0, 1}), [], "and told once")
+
+    def test_refused_rows_of_other_partitions_do_not_stand_before_ours(
+        self, target: TargetSystem
+    ) -> None:
+        sink, others = self._opened(target), OUTBOX_UNTOLD_MAX
+        rows = [
+            _run_of(sink, 0, [target.refused(1)], number=number) for number in range(others + 1)
+        ]
+        sink.write([_kept_aside(run) for run in rows])
+        sink.commit()
+        _equal([each.number for each in sink.untold({others})], [others], "ours alone")
+        _equal(len(sink.untold(set(range(others)))), others, "those of the others")
+        _equal(sink.untold(set()), [], "of nobody")
 
     def test_a_value_that_is_no_row_is_refused_at_once(self, target: TargetSystem) -> None:
         sink = self._opened(target)
@@ -264,14 +267,31 @@ def _run(
     return OutboxRun(number, topic_id, expected, run.next_offset, run.offsets, run.messages)
 
 
+def _kept_aside(run: OutboxRun) -> OutboxRun:
+    return OutboxRun(
+        run.number,
+        run.topic_id,
+        run.expected,
+        run.next_offset,
+        run.offsets,
+        run.messages,
+        "why",
+    )
+
+
 def _run_of(
-    sink: OutboxSink, first: int, rows: list[object], expected: int | None = None
+    sink: OutboxSink,
+    first: int,
+    rows: list[object],
+    expected: int | None = None,
+    *,
+    number: int = 0,
 ) -> OutboxRun:
     messages: list[bytes] = []
     for row in rows:
         messages += sink.encode(row).payload
     offsets = list(range(first, first + len(messages)))
-    return OutboxRun(0, _TOPIC, expected, offsets[-1] + 1, offsets, messages)
+    return OutboxRun(number, _TOPIC, expected, offsets[-1] + 1, offsets, messages)
 
 
 def _apply(sink: OutboxSink, run: OutboxRun) -> None:

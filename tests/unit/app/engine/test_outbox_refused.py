@@ -21,21 +21,19 @@ class Target:
 
     name = "lite"
 
-    def __init__(self, *offsets, numbers=(0,)):
-        self.refused = [
-            RefusedMessage("t1", number, offset, "why", MESSAGE)
-            for number in numbers
-            for offset in offsets
-        ]
+    def __init__(self, *offsets, number=0):
+        self.refused = [RefusedMessage("t1", number, each, "why", MESSAGE) for each in offsets]
         self.noted = []
         self.sends = {}
         self.looks = 0
         self.failure = None
         self.room = 1_000
 
-    def untold(self):
+    def untold(self, numbers):
         self.looks += 1
-        waiting = [each for each in self.refused if each not in self.noted]
+        waiting = [
+            each for each in self.refused if each not in self.noted and each.number in numbers
+        ]
         return waiting[: outbox_refused.OUTBOX_UNTOLD_MAX]
 
     def told(self, messages):
@@ -107,6 +105,14 @@ async def test_what_is_on_its_way_is_bounded(monkeypatch):
     target.sends[0, 1].set_result(None)
     await turns(teller)
     assert sorted(target.sends) == [(0, 1), (0, 2), (0, 3)]
+
+
+async def test_messages_of_others_do_not_hold_ours_back(monkeypatch):
+    monkeypatch.setattr(outbox_refused, "OUTBOX_UNTOLD_MAX", 2)
+    target = Target(1, 2, 3)
+    target.refused += Target(1, number=1).refused
+    await turns(target.teller(1))
+    assert list(target.sends) == [(1, 1)]
 
 
 async def test_a_send_that_failed_is_sent_again_at_the_next_occasion():
