@@ -358,19 +358,7 @@ class Applier:
                     await self._set_aside(run, error)
 
     async def _set_aside(self, run: OutboxRun, error: RowsRefused) -> None:
-        await self._apply_together(
-            [
-                OutboxRun(
-                    run.number,
-                    run.topic_id,
-                    run.expected,
-                    run.next_offset,
-                    run.offsets,
-                    run.messages,
-                    str(error),
-                )
-            ]
-        )
+        await self._apply_together([run.kept_aside(str(error))])
         self.runtime.metrics.outbox_refused(self.sink.name)
         self._refused.look()
         log.error(

@@ -98,6 +98,18 @@ class OutboxRun:
             self.messages[places.start : stop],
         )
 
+    def kept_aside(self, refusal: str) -> Self:
+        """Return the run, of one message that the target refuses, as one that keeps it aside."""
+        return type(self)(
+            self.number,
+            self.topic_id,
+            self.expected,
+            self.next_offset,
+            self.offsets,
+            self.messages,
+            refusal,
+        )
+
 
 class RefusedMessage(NamedTuple):
     """A message that the target refused, as its table ``onceflow_refused`` has it."""

@@ -381,9 +381,10 @@ class SQLite(OutboxSink):
         # Numbers stand in the text: their marks would be bounded.
         ours = ", ".join(str(int(number)) for number in sorted(numbers))
         rows = self._answer(
-            "SELECT topic_id, number, log_offset, error, message FROM onceflow_refused"
+            "SELECT topic_id, number, log_offset, error, message"  # noqa: S608 - numbers alone
+            " FROM onceflow_refused"
             f" WHERE scope = ? AND sink = ? AND NOT is_told AND number IN ({ours})"
-            " ORDER BY number, log_offset LIMIT ?",  # noqa: S608 - numbers alone
+            " ORDER BY number, log_offset LIMIT ?",
             (self._scope, self.name, OUTBOX_UNTOLD_MAX),
         )
         return [RefusedMessage(*row) for row in rows]

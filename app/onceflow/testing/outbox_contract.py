@@ -164,7 +164,7 @@ class OutboxContract:
         _equal(len(sink.progress()), 0, "and no progress made")
         _apply(sink, run.part(range(1)))
         aside = run.part(range(1, 2))
-        _apply(sink, _kept_aside(aside))
+        _apply(sink, aside.kept_aside("why"))
         _apply(sink, run.part(range(2, 3)))
         _equal(target.visible(), [1, 3], "the others are applied")
         [told] = sink.untold({0, 1})
@@ -180,7 +180,7 @@ class OutboxContract:
         rows = [
             _run_of(sink, 0, [target.refused(1)], number=number) for number in range(others + 1)
         ]
-        sink.write([_kept_aside(run) for run in rows])
+        sink.write([run.kept_aside("why") for run in rows])
         sink.commit()
         _equal([each.number for each in sink.untold({others})], [others], "ours alone")
         _equal(len(sink.untold(set(range(others)))), others, "those of the others")
@@ -265,18 +265,6 @@ def _run(
 ) -> OutboxRun:
     run = _run_of(sink, first, [target.row(each) for each in numbers], expected)
     return OutboxRun(number, topic_id, expected, run.next_offset, run.offsets, run.messages)
-
-
-def _kept_aside(run: OutboxRun) -> OutboxRun:
-    return OutboxRun(
-        run.number,
-        run.topic_id,
-        run.expected,
-        run.next_offset,
-        run.offsets,
-        run.messages,
-        "why",
-    )
 
 
 def _run_of(
