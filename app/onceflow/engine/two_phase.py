@@ -11,9 +11,10 @@ import time
 from typing import TYPE_CHECKING
 
 from onceflow.decisions import epoch_events as ev
+from onceflow.decisions.branch_steps import Contradiction, HeuristicFound
 from onceflow.decisions.crash_points import CrashPoint
 from onceflow.decisions.epoch_states import EpochState
-from onceflow.errors import ParticipantUnavailable, RowsRefused, Superseded
+from onceflow.errors import DataAtRisk, ParticipantUnavailable, RowsRefused, Superseded
 from onceflow.ids import BranchId
 from onceflow.limits import AWAIT_BRANCHES_S_MAX, PREPARE_S_MAX
 from onceflow.observe.events import LogEvent
@@ -111,6 +112,9 @@ class TwoPhase:
 
     async def _prepare(self, seat: Seat, branch: BranchId, rows: list[BufferedRows]) -> None:
         started_s = time.monotonic()
+        committed = self.runtime.epochs.machine.branch.last_committed
+        if committed:
+            await self._check_shown(seat, BranchId(branch.incarnation, committed))
 
         def prepare() -> None:
             seat.participant.prepare(branch, [each.encoded for each in rows])
@@ -118,6 +122,42 @@ class TwoPhase:
 
         await seat.call(prepare, bound_s=PREPARE_S_MAX)
         self.runtime.metrics.branch_prepared(seat.name, time.monotonic() - started_s)
+
+    async def _check_shown(self, seat: Seat, last: BranchId) -> None:
+        """Check that a participant shows our last committed epoch.
+
+        One that was replaced by an older state of itself would take the next epoch as well, and the
+        rows of those in between would be missing for ever without a sign. If it has the branch
+        still, that is committed again.
+
+        Raises:
+            DataAtRisk: it does not show it; exit 4.
+            ParticipantUnavailable: it does not answer.
+        """
+        sink = seat.participant
+        if last.commit_epoch <= await self._shown(seat, last):
+            return
+        if last in await seat.call(sink.branches, bound_s=PREPARE_S_MAX):
+            await self.runtime.participants.commit_branches([(seat.name, last)])
+        shown = await self._shown(seat, last)
+        if last.commit_epoch <= shown:
+            return
+        message = (
+            f"the sink {seat.name} shows epoch {shown} of {last.incarnation} as its last one, but "
+            f"epoch {last.commit_epoch} was committed in it. Rows of the epochs in between are "
+            "missing there: it was restored, or a replica took over that lacked them. Nothing "
+            "further is written. Stop all workers; the guide about what is in doubt goes on here."
+        )
+        self.runtime.metrics.heuristic_outcome()
+        await self.runtime.telling.contradicted(
+            HeuristicFound(message, seat.name, last, Contradiction.BEHIND)
+        )
+        raise DataAtRisk(message)
+
+    @staticmethod
+    async def _shown(seat: Seat, last: BranchId) -> int:
+        row = await seat.call(seat.participant.marker_row, last.incarnation, bound_s=PREPARE_S_MAX)
+        return 0 if row is None else row.commit_epoch
 
     def _report_failed(
         self,

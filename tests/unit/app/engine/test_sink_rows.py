@@ -409,43 +409,6 @@ async def test_a_prepare_that_arrives_after_its_attempt_was_rolled_back_is_found
     assert sample(app, "onceflow_branches_resolved_total", outcome="rolled_back") == 1
 
 
-async def test_inv_2pc_2_a_committed_branch_of_a_sink_that_fell_back_is_committed_again(
-    tmp_path, path
-):
-    app, words = new_app()
-
-    class FallsBack(SqliteParticipant):
-        """A standby takes over that has the first PREPARE, and has not its end."""
-
-        standby = None
-
-        def prepare(self, branch, rows):
-            if self.standby is not None and ("fell back" not in self.calls):
-                self.close()
-                path.write_bytes(self.standby)
-                self.calls.append("fell back")
-            super().prepare(branch, rows)
-            if self.standby is None:
-                self.close()
-                self.standby = path.read_bytes()
-
-    sink = FallsBack(path)
-
-    @app.agent(words, sink=[sink])
-    async def copy(stream):
-        async for word in stream:
-            yield {"word": word}
-
-    async with TopologyDriver(app, tmp_path) as driver:
-        await feed(driver, "a")
-        await driver.settle()
-        await feed(driver, "b")
-        await driver.settle()
-    assert "fell back" in sink.calls
-    assert committed_rows(path) == rows_of("ab")
-    assert prepared_branches(path) == []
-
-
 async def test_a_sink_that_is_down_stops_the_partitions_that_need_it_and_no_others(
     tmp_path, path, caplog
 ):
