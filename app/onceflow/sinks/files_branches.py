@@ -5,7 +5,7 @@
     prepared/<incarnation>/<commit epoch>     a prepared branch: its segment
     prepared/<incarnation>                    a *file* of that name: the incarnation is raised
     raised/<incarnation>.<token>/<epoch>      a branch that was prepared before the raise
-    markers/<incarnation>                     the commit epoch of the last committed branch
+    markers/<incarnation>/<commit epoch>      an empty file: this epoch is committed
     waiting/<incarnation>.<commit epoch>      committed rows that wait for a roll
 
 No locks: one ``rename`` is the prepare, and one is the commit.
@@ -13,8 +13,10 @@ No locks: one ``rename`` is the prepare, and one is the commit.
 - The last step of a prepare moves the staged segment within ``prepared/<incarnation>/``. A raise
   moves that directory away and puts a file in its place. Whatever a stopped process does later, the
   move fails: there is no directory, and none can be made where a file lies.
-- A commit writes the marker, then moves the segment to ``waiting``. Between the two the branch is
-  still listed, so that whoever comes next completes it; after them the marker proves it.
+- A commit makes the marker, then moves the segment to ``waiting``. Between the two the branch is
+  still listed, so that whoever comes next completes it; after them the marker proves it. The
+  highest marker is the row, and a marker is removed only after a higher one is on the disk. So
+  whoever comes late may make a lower one again, and the row stays where it is.
 - Branches move from ``prepared`` to ``raised`` and never back. Who looks in this order finds them.
 
 Must never import Faust or Kafka.
@@ -28,8 +30,6 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from onceflow.errors import ParticipantUnavailable, Superseded
 from onceflow.ids import BranchId, CommitEpoch, Incarnation
 from onceflow.limits import FILES_MOVES_MAX
@@ -37,7 +37,6 @@ from onceflow.sinks.files_disk import (
     make_directory,
     opened_directory,
     remove,
-    replace_durably,
     sync_directory,
     write_durably,
 )
@@ -49,10 +48,6 @@ if TYPE_CHECKING:
 
 _STAGED: Final = ".staging"
 _WAITING: Final = re.compile(r"([A-Za-z0-9_-]+)\.([0-9]+)")
-
-
-class _Marker(msgspec.Struct, frozen=True):
-    commit_epoch: int
 
 
 def branch_of_segment(name: str) -> BranchId | None:
@@ -76,6 +71,7 @@ class BranchStore:
         self._markers = root / "markers"
         self.waiting = root / "waiting"
         self._begun: set[Incarnation] = set()
+        self._marked: set[Incarnation] = set()
 
     def make(self) -> None:
         """Make the directories that are not there yet."""
@@ -122,8 +118,7 @@ class BranchStore:
         committed = self.waiting / f"{branch.incarnation}.{branch.commit_epoch}"
         for place in self._places(branch):
             if (self._marker(branch.incarnation) or 0) < branch.commit_epoch:
-                marker = msgspec.json.encode(_Marker(branch.commit_epoch))
-                replace_durably(self._markers / branch.incarnation, marker)
+                self._mark(branch)
             try:
                 with opened_directory(place.parent) as descriptor:
                     if place.stat().st_size == 0:
@@ -223,12 +218,24 @@ class BranchStore:
             yield place
         raise ParticipantUnavailable(f"branch {name} in {self._prepared} does not stay in place")
 
+    def _mark(self, branch: BranchId) -> None:
+        """Let the marker row show a commit epoch, if it shows no later one."""
+        home = self._markers / branch.incarnation
+        if branch.incarnation not in self._marked:
+            home.mkdir(exist_ok=True)
+            # Also if it was there: who made it may have died before its name was on the disk.
+            sync_directory(self._markers)
+            self._marked.add(branch.incarnation)
+        (home / str(branch.commit_epoch)).touch()
+        sync_directory(home)
+        for entry in _entries(home):
+            if int(entry.name) < branch.commit_epoch:
+                remove(entry)
+
     def _marker(self, incarnation: Incarnation) -> int | None:
-        try:
-            encoded = (self._markers / incarnation).read_bytes()
-        except FileNotFoundError:
-            return None
-        return msgspec.json.decode(encoded, type=_Marker).commit_epoch
+        # There are a few names at most, which the system reads in one piece.
+        found = _entries(self._markers / incarnation)
+        return max((int(entry.name) for entry in found), default=None)
 
 
 def _entries(directory: Path) -> list[Path]:

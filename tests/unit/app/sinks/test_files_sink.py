@@ -98,6 +98,32 @@ def test_a_committed_epoch_is_not_prepared_again(opened):
     assert sink.branches() == []
 
 
+def test_a_process_that_commits_late_does_not_set_the_marker_row_back(
+    opened, tmp_path, monkeypatch
+):
+    late, heir = opened(roll_interval_s=0), opened(roll_interval_s=0)
+    for commit_epoch in (5, 6):
+        put(late, commit_epoch, {"n": commit_epoch})
+    marker = files_branches.BranchStore._marker
+
+    def overtaken(store, incarnation):
+        seen = marker(store, incarnation)
+        if store is late._opened.branches and heir.marker_row(W) is None:
+            for commit_epoch in (5, 6):
+                assert heir.commit(branch(W, commit_epoch)) is FinishOutcome.DONE
+        return seen
+
+    monkeypatch.setattr(files_branches.BranchStore, "_marker", overtaken)
+    late.commit(branch(W, 5))
+    for sink in (late, heir):
+        assert sink.marker_row(W) == MarkerRow(6, Standing.ACTIVE)
+    put(heir, 7)
+    heir.commit(branch(W, 7))
+    markers = hidden(tmp_path / "out", heir) / "markers" / W
+    assert [path.name for path in markers.iterdir()] == ["7"], "they do not grow in number"
+    assert visible_rows(tmp_path / "out") == [{"n": 5}, {"n": 6}]
+
+
 def test_a_raised_incarnation_prepares_nothing_more_and_its_branches_stay(opened, tmp_path):
     ours, taker = opened(roll_interval_s=0), opened(roll_interval_s=0)
     put(ours, 1, {"n": 1})
