@@ -17,6 +17,7 @@
     ├── OutcomeUnknown         a commit's or abort's answer is unknown; fence, then read the marker
     ├── Superseded             a two-phase sink takes nothing more of this incarnation; start again
     ├── Fenced                 another incarnation owns our partitions; exit 4
+    ├── LaterVersion           rows in Kafka are of a later version of ours; exit 1, run that one
     ├── StorageFailed          the local disk takes no writes; exit 1, free or mend it, start again
     ├── TaskCorrupted          wipe the local store of those tasks and restore
     └── DataAtRisk             offsets or topics are not what was committed; exit 4, see the message
@@ -135,6 +136,13 @@ class Fenced(OnceflowError):
     """Another incarnation owns what we write. Reaction: exit 4; do not restart blindly."""
 
     exit_code = 4
+
+
+class LaterVersion(OnceflowError):
+    """What was to be read was written by a later version of ours. Reaction: run that one.
+
+    The worker leaves (exit 1) and leaves it untouched, for a worker of that version to read.
+    """
 
 
 class StorageFailed(OnceflowError):

@@ -187,8 +187,9 @@ class OutboxSink(ABC):
         left of it.
 
         Raises:
-            RowsRefused: the data is to blame; its ``culprit`` counts the messages of the run, if
-                one run was given.
+            RowsRefused: the data is to blame, or is no message at all; its ``culprit`` counts the
+                messages of the run, if one run was given.
+            LaterVersion: a message that only a later version can read; the worker leaves.
             ProgressMoved: a progress row is not as expected.
             ParticipantUnavailable: anything else.
         """

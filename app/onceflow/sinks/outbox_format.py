@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from onceflow.errors import SerializationError
+from onceflow.errors import LaterVersion, SerializationError
 from onceflow.limits import OUTBOX_MESSAGE_BYTES_MAX
 from onceflow.sinks.participant import EncodedRows
 
@@ -43,8 +43,15 @@ class _Message(msgspec.Struct, array_like=True, frozen=True):
     pieces: list[OutboxPiece]
 
 
+class _Versioned(msgspec.Struct, array_like=True, frozen=True):
+    """A message of any version: what follows its number is left as it is."""
+
+    version: int
+
+
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(_Message)
+_VERSIONS: Final = msgspec.msgpack.Decoder(_Versioned)
 
 
 def encode_rows(rows: Iterable[tuple[tuple[str, ...], bool, tuple[Any, ...]]]) -> EncodedRows:
@@ -87,25 +94,27 @@ def decode_message(message: bytes) -> Sequence[OutboxPiece]:
     """The pieces of a message.
 
     Raises:
-        SerializationError: it is none of ours, or of a later version.
+        SerializationError: it is none of ours.
+        LaterVersion: it is of a later version, and not to be judged here.
     """
     try:
-        decoded = _DECODER.decode(message)
+        version = _VERSIONS.decode(message).version
+        if version > _VERSION:
+            raise LaterVersion(
+                f"A message of an outbox has the version {version}, and up to {_VERSION} are known "
+                "here. It stays in Kafka, and neither it nor what follows it was applied by this "
+                "worker. Run the version of onceflow that wrote it, or a later one."
+            )
+        return _DECODER.decode(message).pieces
     except msgspec.DecodeError as error:
         raise SerializationError(f"not a message of an outbox: {error}") from error
-    if decoded.version != _VERSION:
-        raise SerializationError(
-            f"a message of an outbox has the version {decoded.version}; this one reads {_VERSION}."
-            " Run the version that wrote it, or a later one."
-        )
-    return decoded.pieces
 
 
 def readable(message: bytes) -> bytes:
-    """A message as JSON for people, bytes in base64; empty if it is none of ours."""
+    """A message as JSON for people, bytes in base64; empty if it cannot be read here."""
     try:
         return msgspec.json.encode(decode_message(message))
-    except SerializationError:
+    except (LaterVersion, SerializationError):
         return b""
 
 

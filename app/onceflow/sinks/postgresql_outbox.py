@@ -18,7 +18,14 @@ import psycopg
 
 from onceflow.columns import csvrows
 from onceflow.decisions.outbox import Progress
-from onceflow.errors import ConfigError, ParticipantUnavailable, RowsRefused, Unreachable
+from onceflow.errors import (
+    ConfigError,
+    LaterVersion,
+    ParticipantUnavailable,
+    RowsRefused,
+    SerializationError,
+    Unreachable,
+)
 from onceflow.limits import (
     FINISH_S_MAX,
     OUTBOX_UNTOLD_MAX,
@@ -118,11 +125,20 @@ class PostgreSQLOutbox(OutboxSink):
             encoded = encoder.encode_rows(csvrows.rows_of(encoded.payload.table))
         return encode_rows(_texts(cast("list[ShapedRow]", encoded.payload)))
 
-    def _decoded(self, message: bytes) -> EncodedRows:
-        """Make what the writer takes of a message."""
+    def _decoded(self, place: int, message: bytes) -> EncodedRows:
+        """Make what the writer takes of the message at this place of its run.
+
+        Raises:
+            RowsRefused: it is none of ours.
+            LaterVersion: it cannot be read here.
+        """
+        try:
+            pieces = decode_message(message)
+        except SerializationError as error:
+            raise self._refused(error, place) from error
         rows = [
             (self._shape(piece.columns, values, is_delete=piece.is_delete), tuple(values))
-            for piece in decode_message(message)
+            for piece in pieces
             for values in piece.rows
         ]
         return EncodedRows(len(rows), len(message), rows)
@@ -236,6 +252,9 @@ class PostgreSQLOutbox(OutboxSink):
                 for run in runs:
                     self._apply(run)
                 self._session.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            except LaterVersion:
+                self._abandon()
+                raise
             except RowsBlamed as blamed:
                 raise self._refused(blamed.error, blamed.culprit) from blamed
             except psycopg.Error as error:
@@ -271,7 +290,7 @@ class PostgreSQLOutbox(OutboxSink):
         if self._writer is None:
             raise self._not_open()
         if run.refusal is None:
-            self._writer.write([self._decoded(message) for message in run.messages])
+            self._writer.write([self._decoded(*each) for each in enumerate(run.messages)])
             return
         place = [self._scope, self.name, run.topic_id, run.number, run.offsets[0]]
         self._session.change(
@@ -307,7 +326,7 @@ class PostgreSQLOutbox(OutboxSink):
         )
 
     def _refused(
-        self, error: psycopg.Error | UnicodeEncodeError, culprit: int | None
+        self, error: psycopg.Error | SerializationError | UnicodeEncodeError, culprit: int | None
     ) -> RowsRefused:
         self._abandon()
         said = plain(error) if isinstance(error, psycopg.Error) else str(error)

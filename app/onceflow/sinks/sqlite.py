@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from onceflow.decisions.outbox import Progress
 from onceflow.errors import (
     ConfigError,
+    LaterVersion,
     ParticipantUnavailable,
     RowsRefused,
     SerializationError,
@@ -285,7 +286,7 @@ class SQLite(OutboxSink):
                 self._move(connection, run)
             for run in runs:
                 self._apply(connection, run)
-        except RowsRefused:
+        except (LaterVersion, RowsRefused):
             self._roll_back()
             raise
         except sqlite3.Error as error:

@@ -18,10 +18,16 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from onceflow.decisions.outbox import Progress
-from onceflow.errors import ParticipantUnavailable, RowsRefused, SerializationError
+from onceflow.errors import (
+    LaterVersion,
+    ParticipantUnavailable,
+    RowsRefused,
+    SerializationError,
+)
 from onceflow.limits import OUTBOX_UNTOLD_MAX
 from onceflow.sinks.outbox import OutboxRun, OutboxSink, ProgressMoved
 
@@ -33,6 +39,9 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=Exception)
 
 _TOPIC: Final = "topic-1"
+LATER_MESSAGE: Final = b"\x93\x7f\xa4what\xa5comes"
+"""The number of a version that does not exist, and fields that nobody knows."""
+
 _PATIENCE_S: Final = 30.0
 """How long a target may take to answer again after its connections were broken."""
 
@@ -172,6 +181,23 @@ class OutboxContract:
         _equal(told.message, run.messages[1], "as it was")
         sink.told([told])
         _equal(sink.untold({0, 1}), [], "and told once")
+
+    def test_no_message_is_refused_and_a_later_one_left_to_who_can_read_it(
+        self, target: TargetSystem
+    ) -> None:
+        sink, other = self._opened(target), self._opened(target)
+        run = _run(target, sink, 0, [1, 2, 3])
+        first, _, last = run.messages
+        nonsense, later = (
+            replace(run, messages=[first, each, last]) for each in (b"nonsense", LATER_MESSAGE)
+        )
+        refusal = _raises(RowsRefused, sink.write, [nonsense])
+        _equal(refusal.culprit in {1, None}, True, "it is named, or nobody is")
+        _apply(other, run.part(range(1)))
+        _equal(target.visible(), [1], "and nothing is held up")
+        _raises(LaterVersion, sink.write, [later.part(range(1, 3))])
+        _apply(other, run.part(range(1, 2)))
+        _equal(target.visible(), [1, 2], "nor here")
 
     def test_refused_rows_of_other_partitions_do_not_stand_before_ours(
         self, target: TargetSystem

@@ -16,7 +16,7 @@ import onceflow
 from onceflow.engine import outbox_sinks, outbox_watch
 from onceflow.engine.runtime import runtime_of
 from onceflow.errors import ConfigError, DataAtRisk, ParticipantUnavailable, RowsRefused
-from onceflow.sinks import SQLite
+from onceflow.sinks import SQLite, outbox_format
 from onceflow.sinks.gid import Scope
 from onceflow.testing import TopologyDriver, WorkerFailed
 
@@ -144,6 +144,20 @@ async def test_a_sink_that_stops_at_refused_rows_ends_the_worker_before_them(tmp
     assert isinstance(failed.value.__cause__, RowsRefused)
     assert failed.value.exit_code == 1
     assert rows(path) == ["a"]
+
+
+async def test_rows_of_a_later_version_end_the_worker_and_stay_where_they_are(
+    tmp_path, path, monkeypatch
+):
+    monkeypatch.setattr(outbox_format, "_VERSION", 2)
+    encoded = outbox_format.encode_rows([(("word",), False, ("b",))])
+    monkeypatch.undo()
+    sink = new_sink(path)
+    monkeypatch.setattr(sink, "encode", lambda _: encoded)
+    with pytest.raises(WorkerFailed, match="has the version 2") as failed:
+        await drive(new_app(sink), tmp_path, "b")
+    assert failed.value.exit_code == 1
+    assert rows(path) == rows(path, "SELECT number FROM onceflow_refused") == []
 
 
 class AwaySink(SQLite):

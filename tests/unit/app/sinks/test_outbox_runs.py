@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from onceflow.errors import ConfigError, InvariantViolation, SerializationError
+from onceflow.errors import (
+    ConfigError,
+    InvariantViolation,
+    LaterVersion,
+    SerializationError,
+)
 from onceflow.limits import OUTBOX_MESSAGE_BYTES_MAX
 from onceflow.sinks import OutboxSink, SQLite
 from onceflow.sinks.outbox import OnRefused, OutboxRun, on_refused
@@ -63,9 +68,16 @@ def test_a_long_yield_becomes_several_messages_and_nothing_none():
     assert encode_rows([]).payload == []
 
 
-@pytest.mark.parametrize("message", [b"", b"{}", b"\x92\x02\x90", b"\x91\x01"], ids=repr)
+@pytest.mark.parametrize("message", [b"", b"{}", b"\x92\x01\x91", b"\x91\x01"], ids=repr)
 def test_what_is_no_message_of_ours_is_refused(message):
     with pytest.raises(SerializationError):
+        decode_message(message)
+    assert readable(message) == b""
+
+
+@pytest.mark.parametrize("message", [b"\x92\x02\x90", b"\x91\x02", b"\x93\x03\xa1x\xc0"], ids=repr)
+def test_what_a_later_version_wrote_is_not_judged(message):
+    with pytest.raises(LaterVersion, match="Run the version"):
         decode_message(message)
     assert readable(message) == b""
 
