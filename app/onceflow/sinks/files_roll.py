@@ -10,10 +10,12 @@
 No locks: claiming a segment is a ``rename``, so that each is in one roll only. Until the manifest
 is there nothing is visible, and a roll can be made again from its segments; from then on its files
 are moved to their places, each by one ``rename`` that nobody can repeat, the segments that it names
-are removed, then the manifest. A roll that lies still, because its worker died, is taken by
-renaming its directory; what a stopped roller does later finds nothing under the old name. Only a
-claim that was under way just then, perhaps at a file server that did not answer, may still arrive:
-such a segment is in no file, and goes back to those that wait.
+are removed, then the manifest.
+
+Who makes a roll touches its directory as long as it goes on. One that lies still, because its
+worker died, is taken by renaming its directory; what a stopped roller does later finds nothing
+under the old name. Only a claim that was under way just then, perhaps at a file server that did not
+answer, may still arrive: such a segment is in no file, and goes back to those that wait.
 
 The name of a file tells the sink, which other sinks in the same directory do not share, and the
 incarnation and commit epoch of its first rows. It begins with the sink's name, because
@@ -26,25 +28,27 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from onceflow.errors import DataAtRisk
-from onceflow.limits import FILES_ADOPT_S
+from onceflow.limits import FILES_ADOPT_S, FILES_LOOK_S
 from onceflow.sinks.files_branches import BranchStore, branch_of_segment
 from onceflow.sinks.files_disk import (
     make_directory,
+    opened_directory,
     remove,
     replace_durably,
     sync_directory,
 )
 from onceflow.sinks.files_format import suffix_of, writer_of
-from onceflow.sinks.files_segment import Footer, read_footer, read_sections
+from onceflow.sinks.files_segment import Footer, Piece, pieces_of, read_footer, read_piece
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from onceflow.ids import BranchId, Incarnation
@@ -111,6 +115,8 @@ class Roller:
         self._own: frozenset[Incarnation] = frozenset()
         self._open: set[str] = set()
         self._since_s: dict[str, float] = {}
+        self._touched_ns: dict[str, int] = {}
+        self._life_s = 0.0
         self._footers: dict[str, Footer] = {}
         self._lock = threading.Lock()
 
@@ -170,8 +176,14 @@ class Roller:
         return {name for name in segments if _branch(name).incarnation in self._own}
 
     def _remember(self, rolls: set[str], segments: set[str], now_s: float) -> None:
-        """Note since when a roll has been seen, and since when a segment has waited."""
-        since_s = {name: self._since_s.get(name, now_s) for name in rolls}
+        """Note since when a roll has lain still, and since when a segment has waited."""
+        touched_ns = self._touches(rolls)
+        rolls.intersection_update(touched_ns)
+        since_s = {
+            name: self._since_s[name] if self._touched_ns.get(name) == at_ns else now_s
+            for name, at_ns in touched_ns.items()
+        }
+        self._touched_ns = touched_ns
         for name in segments:
             try:
                 # Its own time outlives workers; another host's clock may be ahead of ours.
@@ -182,6 +194,18 @@ class Roller:
         segments.intersection_update(since_s)
         self._since_s = since_s
         self._footers = {name: foot for name, foot in self._footers.items() if name in segments}
+
+    def _touches(self, rolls: set[str]) -> dict[str, int]:
+        """Give when each roll was touched, by a clock that is only compared with itself."""
+        touched_ns: dict[str, int] = {}
+        for name in rolls:
+            try:
+                # Opened, because a network file system may answer from its memory otherwise.
+                with opened_directory(self._rolling / name) as descriptor:
+                    touched_ns[name] = os.fstat(descriptor).st_mtime_ns
+            except FileNotFoundError:
+                continue  # finished, or taken by another one
+        return touched_ns
 
     def _is_due(self, names: set[str], now_s: float) -> bool:
         rows: dict[str, int] = {}
@@ -249,8 +273,7 @@ class Roller:
         sync_directory(home)
         sync_directory(self._waiting)
         if not manifest.exists():
-            whole = _Manifest(names, self._build(home, names))
-            replace_durably(manifest, msgspec.json.encode(whole))
+            self._make_manifest(home, names)
         roll = msgspec.json.decode(manifest.read_bytes(), type=_Manifest)
         for made in roll.files:
             self._publish(home, made)
@@ -270,32 +293,57 @@ class Roller:
         home.rmdir()
         sync_directory(self._rolling)
 
+    def _make_manifest(self, home: Path, names: list[str]) -> None:
+        """Make the files of a roll and say so, if nobody has said so before."""
+        # The last one who had this roll may have been about to give its manifest that name. Without
+        # this file it cannot, and without that manifest nobody misses its files.
+        for left in home.glob(f".{_MANIFEST}.*"):
+            remove(left)
+        if (home / _MANIFEST).exists():
+            return
+        # Each who dies over a roll leaves such files, which would fill the disk with time.
+        for left in home.glob("*.out"):
+            remove(left)
+        whole = _Manifest(names, self._build(home, names))
+        replace_durably(home / _MANIFEST, msgspec.json.encode(whole))
+
     def _build(self, home: Path, names: list[str]) -> list[_Made]:
         """Make the files of a roll; they are whole and on the disk at return."""
-        segments: dict[tuple[str, str], list[str]] = {}
+        # Each footer is read once: with many directories they are most of what there is to read.
+        files: dict[tuple[str, str], list[tuple[str, Piece]]] = {}
         for name in names:
+            self._show_life(home)
             footer = read_footer(home / name)
-            for section in footer.sections:
-                segments.setdefault((section.directory, footer.kind), []).append(name)
+            for piece in pieces_of(footer):
+                files.setdefault((piece.section.directory, footer.kind), []).append((name, piece))
         made: list[_Made] = []
-        for number, ((directory, kind), members) in enumerate(segments.items()):
+        for number, ((directory, kind), members) in enumerate(files.items()):
             output = f"{number}.{home.name}.out"
-            first = _branch(members[0])
+            first = _branch(members[0][0])
             with (home / output).open("wb") as file:
-                writer_of(kind)(
-                    (
-                        packed
-                        for name in members
-                        for packed in read_sections(home / name, directory)
-                    ),
-                    file,
-                )
+                writer_of(kind)(self._packed(home, members), file)
                 file.flush()
                 os.fsync(file.fileno())
             rows_from = f"{first.incarnation}-{first.commit_epoch:012d}"
             public = f"{self._name}-{rows_from}-{number}{suffix_of(kind)}"
             made.append(_Made(output, directory, public))
         return made
+
+    def _packed(self, home: Path, members: Iterable[tuple[str, Piece]]) -> Iterator[bytes]:
+        for name, piece in members:
+            self._show_life(home)
+            yield read_piece(home / name, piece)
+
+    def _show_life(self, home: Path) -> None:
+        """Keep others from taking a roll that takes long; ends it if one has taken it.
+
+        Raises:
+            FileNotFoundError: it is no longer ours.
+        """
+        at_s = time.monotonic()
+        if at_s - self._life_s >= FILES_LOOK_S:
+            os.utime(home)
+            self._life_s = at_s
 
     def _publish(self, home: Path, made: _Made) -> None:
         target = self._directory / made.directory

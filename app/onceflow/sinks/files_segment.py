@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -48,6 +48,13 @@ class Footer(msgspec.Struct, frozen=True):
 
     kind: str
     sections: tuple[Section, ...]
+
+
+class Piece(NamedTuple):
+    """A section and where it begins. A tuple, because a roll has one per directory and segment."""
+
+    section: Section
+    start_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,22 +113,27 @@ def read_footer(path: Path) -> Footer:
     return footer
 
 
-def read_sections(path: Path, directory: str) -> Iterator[bytes]:
-    """Give the packed rows of one directory, which is one section or none.
+def pieces_of(footer: Footer) -> Iterator[Piece]:
+    """Give the sections of a segment with their places in it."""
+    start_bytes = 0
+    for section in footer.sections:
+        yield Piece(section, start_bytes)
+        start_bytes += section.size_bytes
+
+
+def read_piece(path: Path, piece: Piece) -> bytes:
+    """Read the packed rows of one directory.
 
     Raises:
         DataAtRisk: the file is damaged.
     """
-    position = 0
-    for section in read_footer(path).sections:
-        if section.directory == directory:
-            with path.open("rb") as file:
-                file.seek(position)
-                packed = file.read(section.size_bytes)
-            if zlib.crc32(packed) != section.checksum:
-                raise _damaged(path, f"the checksum of the rows for {directory!r} is wrong")
-            yield packed
-        position += section.size_bytes
+    section = piece.section
+    with path.open("rb") as file:
+        file.seek(piece.start_bytes)
+        packed = file.read(section.size_bytes)
+    if zlib.crc32(packed) != section.checksum:
+        raise _damaged(path, f"the checksum of the rows for {section.directory!r} is wrong")
+    return packed
 
 
 def _damaged(path: Path, what: str) -> DataAtRisk:

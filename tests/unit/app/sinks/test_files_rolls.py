@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from harness.files_sink import branch, visible_files
 from onceflow.ids import Incarnation
 from onceflow.limits import FILES_ADOPT_S
+from onceflow.sinks import files_roll, files_segment
 from onceflow.sinks.files_branches import BranchStore
 from onceflow.sinks.files_roll import Roller, RollLimits
 from onceflow.sinks.files_segment import Rows, segment_chunks
@@ -181,4 +183,96 @@ def test_a_claim_that_arrives_late_is_no_part_of_the_roll_and_not_lost(
     assert arrived
     roller.turn(60.0)
     assert shown(tmp_path) == "1\n2\n3\n4\n"
+    assert list((tmp_path / "root" / "rolling").iterdir()) == []
+
+
+def test_a_roll_that_takes_long_is_not_taken_as_long_as_it_goes_on(roller, tmp_path, monkeypatch):
+    roller.adopt(W)
+    for commit_epoch in range(1, 5):
+        committed(tmp_path / "root", roller, W, commit_epoch, str(commit_epoch))
+    other, read_piece = roller_of(tmp_path, "other"), files_roll.read_piece
+    taken: list[str] = []
+    clock_s = [0.0]
+
+    def slow(path, piece):
+        clock_s[0] += FILES_ADOPT_S
+        time.sleep(0.02)  # longer than a step of the file system's clock
+        other.turn(clock_s[0])
+        return read_piece(path, piece)
+
+    def noted(self, name):
+        taken.append(name)
+
+    monkeypatch.setattr(files_roll, "read_piece", slow)
+    monkeypatch.setattr(files_roll, "FILES_LOOK_S", 0.0)
+    monkeypatch.setattr(Roller, "_take_over", noted)
+    roller.turn(0.0)
+    assert clock_s[0] == 4 * FILES_ADOPT_S
+    assert taken == []
+    assert shown(tmp_path) == "1\n2\n3\n4\n"
+
+
+def test_each_footer_is_read_once_however_many_directories_there_are(roller, tmp_path, monkeypatch):
+    roller.make()
+    store = BranchStore(tmp_path / "root")
+    store.make()
+    for commit_epoch in (1, 2, 3):
+        rows = {f"p={number}": Rows(1, b"1\n") for number in range(20)}
+        store.prepare(branch(W, commit_epoch), segment_chunks("json", rows))
+        store.commit_branch(branch(W, commit_epoch))
+    read: list[str] = []
+    read_footer = files_segment.read_footer
+
+    def counted(path):
+        read.append(path.name)
+        return read_footer(path)
+
+    for module in (files_roll, files_segment):
+        monkeypatch.setattr(module, "read_footer", counted)
+    roller.adopt(W)
+    roller.roll_own()
+    assert read == ["w1.1", "w1.2", "w1.3"]
+    assert shown(tmp_path) == "1\n" * 60
+
+
+@pytest.mark.parametrize("manifest_arrives", [False, True])
+def test_who_takes_a_roll_makes_room_first_and_only_if_its_files_are_not_whole(
+    roller, tmp_path, monkeypatch, manifest_arrives
+):
+    roller.adopt(W)
+    committed(tmp_path / "root", roller, W, 1, "1", "2", "3")
+    rename, exists = Path.rename, Path.exists
+
+    def dies(path, target):
+        if path.name.startswith(".manifest"):
+            raise OSError(5, "died")
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", dies)
+        with pytest.raises(OSError, match="died"):
+            roller.turn(0.0)
+    (home,) = (tmp_path / "root" / "rolling").iterdir()
+    before = {path.name for path in home.glob("*.out")}
+    assert before
+    other = roller_of(tmp_path, "other")
+    build, built = Roller._build, []
+
+    def emptied(self, at, names):
+        built.append({path.name for path in at.glob("*")})
+        return build(self, at, names)
+
+    def arriving(path):
+        found = exists(path)
+        if manifest_arrives and path.name == "manifest" and not found:
+            for late in path.parent.glob(".manifest.*"):
+                rename(late, path)
+        return found
+
+    monkeypatch.setattr(Roller, "_build", emptied)
+    monkeypatch.setattr(Path, "exists", arriving)
+    other.turn(0.0)
+    other.turn(FILES_ADOPT_S)
+    assert built == ([] if manifest_arrives else [{"w1.1"}])
+    assert shown(tmp_path) == "1\n2\n3\n"
     assert list((tmp_path / "root" / "rolling").iterdir()) == []

@@ -28,7 +28,7 @@ from onceflow.ids import Incarnation
 from onceflow.sinks import files_branches, files_place
 from onceflow.sinks.files import Files
 from onceflow.sinks.files_place import Location, Place
-from onceflow.sinks.files_segment import Rows, read_footer, read_sections, segment_chunks
+from onceflow.sinks.files_segment import Rows, pieces_of, read_footer, read_piece, segment_chunks
 from onceflow.sinks.participant import FinishOutcome, MarkerRow, Standing
 from onceflow.sinks.rows import Delete
 
@@ -295,11 +295,12 @@ def test_a_damaged_segment_is_data_at_risk_wherever_it_is_damaged(tmp_path):
     whole = b"".join(chunks)
     path.write_bytes(whole)
     assert [section.rows for section in read_footer(path).sections] == [2, 1]
-    assert list(read_sections(path, "b")) == [b"3\n"]
+    pieces = list(pieces_of(read_footer(path)))
+    assert [read_piece(path, piece) for piece in pieces] == [b"1\n2\n", b"3\n"]
     for position in range(len(whole)):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         with pytest.raises(DataAtRisk, match="damaged"):
-            assert list(read_sections(path, "a")) + list(read_sections(path, "b"))
+            assert [read_piece(path, piece) for piece in pieces_of(read_footer(path))]
         path.write_bytes(whole[:position])
         with pytest.raises(DataAtRisk, match="damaged"):
             read_footer(path)
