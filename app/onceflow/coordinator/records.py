@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from onceflow.coordinator.backlog import Backlog
 from onceflow.coordinator.client import CoordinatorClient, RecordDeclines
 from onceflow.coordinator.vocabulary import (
+    EVERY_EPOCH,
     Aborted,
     Begun,
     Committed,
@@ -184,6 +185,16 @@ class Records:
         """Note that no branch of an epoch is left, nor of an earlier one of its incarnation."""
         self._add(Ended(*branch))
 
+    def settled(self, last: BranchId) -> None:
+        """Note that an incarnation is fenced and has no branch left, of whatever epoch.
+
+        Args:
+            last: its last epoch with participants that Kafka committed; 0 for none.
+        """
+        if last.commit_epoch:
+            self.committed(last)
+        self._add(Ended(last.incarnation, EVERY_EPOCH))
+
     def heuristic(self, branch: BranchId, participant: str, finding: Finding, detail: str) -> None:
         """Note a heuristic outcome; it is recorded for ever."""
         text = detail.encode()[: COORDINATOR_TEXT_BYTES_MAX // 2].decode(errors="ignore")
@@ -312,7 +323,9 @@ class Records:
             self._told.set()
             return
         for (number, change), outcome in zip(changes.items(), outcomes, strict=True):
-            if outcome not in _RECORDED:
+            # A committed epoch that is forgotten has ended: who settles its owner cannot know that.
+            is_over = outcome is Outcome.FORGOTTEN and isinstance(change, Committed)
+            if outcome not in _RECORDED and not is_over:
                 self._refuse(change, outcome.name.lower())
             self._backlog.done(number)
             self._settle(number, is_recorded=outcome in _RECORDED)

@@ -119,6 +119,10 @@ class Ended(msgspec.Struct, array_like=True, tag=5, frozen=True, gc=False):
     commit_epoch: int
 
 
+EVERY_EPOCH = (1 << 63) - 1
+"""In ``Ended``, an epoch above all that an incarnation had: none of its branches is left."""
+
+
 class Heuristic(msgspec.Struct, array_like=True, tag=6, frozen=True, gc=False):
     """Change: the epoch has a heuristic outcome at a participant. Recorded for ever."""
 

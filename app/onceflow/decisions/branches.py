@@ -106,6 +106,19 @@ class BranchResolution:
         self.state = ResolutionState.IDLE
         """Advanced by ``handle`` along ``TRANSITIONS``."""
 
+    @property
+    def settled(self) -> dict[Incarnation, CommitEpoch]:
+        """Who can prepare nothing more and has no branch left, each with its last proven epoch.
+
+        Empty until the resolution is done; 0 for who never committed an epoch with participants.
+        """
+        if self.state is not ResolutionState.DONE:
+            return {}
+        return {
+            each: max(self._committed.get(each, ()), default=NO_COMMIT_EPOCH)
+            for each in sorted(self._unreleased)
+        }
+
     def begin(self) -> list[ResolutionEffect]:
         """Return what to do first."""
         if not self._named:

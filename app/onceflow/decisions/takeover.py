@@ -12,7 +12,7 @@ Must never import clocks, I/O or Faust: waiting and reading are effects.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -42,7 +42,7 @@ from onceflow.limits import PENDING_READS_MAX, PENDING_RETRY_S
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from onceflow.ids import Incarnation, Offset, Partition
+    from onceflow.ids import CommitEpoch, Incarnation, Offset, Partition
 
 
 class ResetPolicy(StrEnum):
@@ -166,6 +166,10 @@ class ReadyToClaim:
     """Done: give ``starts`` to ``CommitEpochs`` as ``TakenOver``."""
 
     starts: Mapping[Partition, Start]
+    settled: Mapping[Incarnation, CommitEpoch] = field(
+        default_factory=dict["Incarnation", "CommitEpoch"]
+    )
+    """Fenced owners that have no branch left and prepare no other; see ``BranchResolution``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,7 +403,8 @@ class Takeover:
             starts=self._starts,
         )
         self.state = TakeoverState.DONE
-        return [ReadyToClaim(self._starts)]
+        settled = {} if self._branches is None else self._branches.settled
+        return [ReadyToClaim(self._starts, settled)]
 
     def _fail(self, message: str, *, exit_code: int) -> list[TakeoverEffect]:
         self.state = TakeoverState.FAILED

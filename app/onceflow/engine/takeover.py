@@ -106,7 +106,8 @@ class TakeoverDriver:
                     meaning="an open transaction of a dead worker holds these offsets back; "
                     "it is waited out until its timeout, nothing is lost",
                 )
-            case td.ReadyToClaim(starts):
+            case td.ReadyToClaim(starts, settled):
+                self.runtime.telling.settled(settled)
                 self.runtime.crash(CrashPoint.BEFORE_CLAIM)
                 self.runtime.failures.policy.claimed(starts)
                 self.runtime.epochs.post(ev.TakenOver(self.effect.assignment, starts))

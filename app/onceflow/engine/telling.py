@@ -12,15 +12,16 @@ from onceflow.coordinator.vocabulary import Finding
 from onceflow.decisions.branch_steps import Contradiction
 from onceflow.decisions.marker import Marker
 from onceflow.errors import ConfigError
+from onceflow.ids import BranchId
 from onceflow.limits import COORDINATOR_STOP_S
 from onceflow.sinks.gid import Scope, gid_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from onceflow.decisions.branch_steps import HeuristicFound
     from onceflow.engine.runtime import Runtime
-    from onceflow.ids import BranchId, Partition
+    from onceflow.ids import CommitEpoch, Incarnation, Partition
 
 
 _FINDINGS = {
@@ -82,6 +83,16 @@ class Telling:
         if self._runtime.records is not None:
             for branch in branches:
                 self._runtime.records.ended(branch)
+
+    def settled(self, owners: Mapping[Incarnation, CommitEpoch]) -> None:
+        """These can prepare nothing more and have no branch left; each with its last commit.
+
+        An epoch of which nothing was prepared, or nothing is prepared any more, is on no list; its
+        owner began it and died before it told the end.
+        """
+        if self._runtime.records is not None:
+            for incarnation, commit_epoch in owners.items():
+                self._runtime.records.settled(BranchId(incarnation, commit_epoch))
 
     async def missing(self, branches: Iterable[tuple[str, BranchId]], message: str) -> None:
         """Branches of committed epochs are lost in these participants; the worker ends next."""

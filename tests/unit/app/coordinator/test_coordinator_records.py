@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from harness.coordinator_group import coordinator_group, reaching
+from onceflow.coordinator import app_record
 from onceflow.coordinator import records as records_module
 from onceflow.coordinator.backlog import Backlog
 from onceflow.coordinator.client import CoordinatorClient, RecordDeclines
@@ -93,6 +94,35 @@ async def test_what_a_worker_notes_is_found_in_the_record(tmp_path):
             assert (offset.offset, offset.marker) == (5, "m8")
             await records.stop(PATIENCE_S)
             assert (await client.workers(SCOPE)).rows == []
+    assert (records.dropped, records.refused) == (0, 0)
+
+
+async def test_of_an_owner_that_is_settled_nothing_stays_in_doubt(tmp_path, monkeypatch):
+    monkeypatch.setattr(app_record, "COORDINATOR_ENDED_KEPT", 3)
+    async with coordinator_group(tmp_path) as port:
+        records = records_of(port)
+        for commit_epoch in (6, 7, 8):
+            records.begun(BranchId("v", commit_epoch), PARTITIONS, ["pg"])
+        records.prepared(BranchId("v", 7), PARTITIONS, [("pg", "gid")], "m7")
+        records.begun(BranchId("u", 9), PARTITIONS, ["pg"])
+        records.settled(BranchId("v", 7))
+        records.start()
+        async with CoordinatorClient(reaching(port)) as client:
+            await until(lambda: records.is_connected and not records.waiting)
+            [row] = await client.transactions(APP, Standing.OPEN)
+            assert row.transaction.incarnation == "u", "of others nothing is known"
+            ended = await client.transactions(APP, Standing.ENDED)
+            decisions = {each.transaction.commit_epoch: each.transaction.decision for each in ended}
+            assert decisions == {6: Decision.NONE, 7: Decision.COMMIT, 8: Decision.NONE}
+            for commit_epoch in (1, 2, 3):
+                records.committed(BranchId("w", commit_epoch))
+            records.settled(BranchId("w", 3))
+            records.settled(BranchId("v", 7))
+            records.settled(BranchId("nobody", 0))
+            await until(lambda: not records.waiting)
+            [row] = await client.transactions(APP, Standing.OPEN)
+            assert row.transaction.incarnation == "u", "what is forgotten is not opened again"
+        await records.stop(PATIENCE_S)
     assert (records.dropped, records.refused) == (0, 0)
 
 

@@ -228,6 +228,29 @@ def test_inv_2pc_5_nothing_is_read_or_claimed_before_the_branches_are_resolved()
     assert machine.handle(rows(old=5)) == [td.ReadLogBounds(frozenset([P]))]
 
 
+def test_a_claim_names_the_owners_of_which_no_branch_is_left_or_can_come():
+    machine = takeover()
+    machine.handle(listed(branch(OLD, 7)))
+    machine.handle(bs.IncarnationsFenced())
+    machine.handle(bs.AllMarkersRead({P: at(OLD, 6, k=5), Q: at(OLD, 7, k=7)}))
+    machine.handle(bs.BranchesFinished())
+    machine.handle(bs.MarkersRaised())
+    machine.handle(LISTED_NOTHING)
+    assert machine._branches.settled == {}, "not before the rows are compared"
+    machine.handle(rows(old=7))
+    bounds = td.LogBounds(Offset(0), Offset(100))
+    machine.handle(td.LogBoundsRead({P: bounds}))
+    [claim] = machine.handle(td.Restored())
+    assert claim.settled == {OLD: E(7)}
+
+
+def test_who_released_is_not_named_as_settled():
+    resolution = begun(p=at(OLD, epoch=6, k=5, released=Handover.RELEASED))
+    resolution.handle(LISTED_NOTHING)
+    assert resolution.handle(rows(old=5)) == [bs.Resolved()]
+    assert resolution.settled == {}
+
+
 def test_inv_2pc_5_is_checked_where_a_takeover_goes_on():
     machine = takeover()
     with pytest.raises(InvariantViolation, match="INV-2PC-5"):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 
 import onceflow
+from harness.coordinator_group import CLUSTER, coordinator_group, reaching
 from harness.sqlite_participant import SqliteParticipant, committed_rows, prepared_branches
+from onceflow.coordinator.client import CoordinatorClient
+from onceflow.coordinator.vocabulary import Begun, Decision, Standing, Told
 from onceflow.decisions import branch_steps as bs
 from onceflow.decisions.marker import Handover, Marker
 from onceflow.engine import resolving
@@ -19,7 +23,7 @@ from onceflow.errors import OnceflowError, ParticipantUnavailable
 from onceflow.ids import BranchId, CommitEpoch, Incarnation, Partition
 from onceflow.kafka.offsets import Committed
 from onceflow.sinks.gid import Scope
-from onceflow.sinks.participant import Standing
+from onceflow.sinks.participant import Standing as RowStanding
 from onceflow.testing import TopologyDriver
 
 DEAD = Incarnation("dead")
@@ -89,7 +93,7 @@ async def test_a_branch_whose_epoch_kafka_committed_is_committed(tmp_path, path,
     app, _ = new_app(path)
     async with await worker(app, tmp_path, marker(3)) as driver:
         assert committed_rows(path) == [{"word": "of epoch 3"}]
-        assert left.marker_row(DEAD).raised is Standing.RAISED
+        assert left.marker_row(DEAD).raised is RowStanding.RAISED
         await driver.feed("words", "next")
         await driver.settle()
     assert committed_rows(path) == [{"word": "of epoch 3"}, {"word": "next"}]
@@ -106,6 +110,33 @@ async def test_a_branch_that_no_marker_names_is_rolled_back_after_a_fence(tmp_pa
     assert fenced.count("sinks.dead.0") == 2, "once for the offsets, once for the branch"
 
 
+@pytest.mark.parametrize(
+    ("handover", "in_doubt"), [(Handover.HELD, []), (Handover.RELEASED, [3, 4])]
+)
+async def test_an_owner_that_left_no_branch_leaves_nothing_in_doubt_in_the_record(
+    tmp_path, path, handover, in_doubt
+):
+    """It died before the first PREPARE of an epoch, and before it told the end of another."""
+    left_behind(path, committed=3)
+    app, _ = new_app(path)
+    driver = await worker(app, tmp_path, marker(3, handover))
+    scope = Scope.of("memory", "sinks").scope
+    begun = [Begun(DEAD, each, [("words", [0])], ["lite"]) for each in (3, 4)]
+    async with coordinator_group(tmp_path / "group") as port, AsyncExitStack() as closing:
+        client = await closing.enter_async_context(CoordinatorClient(reaching(port)))
+        await client.tell(Told(scope, "sinks", 7, begun))
+        runtime = runtime_of(app)
+        runtime.settings = runtime.settings.model_copy(
+            update={"coordinator": f"127.0.0.1:{port}", "coordinator_cluster": CLUSTER}
+        )
+        await closing.enter_async_context(driver)
+        await runtime.records.flush(20)
+        rows = await client.transactions(scope, Standing.OPEN)
+        assert [row.transaction.commit_epoch for row in rows] == in_doubt
+        decided = (await client.transaction(scope, DEAD, 3)).rows[0].transaction.decision
+        assert decided is (Decision.NONE if in_doubt else Decision.COMMIT)
+
+
 async def test_who_released_judges_its_branches_itself(tmp_path, path, fenced):
     left = left_behind(path, 4, committed=3)
     app, _ = new_app(path)
@@ -113,7 +144,7 @@ async def test_who_released_judges_its_branches_itself(tmp_path, path, fenced):
         await driver.feed("words", "next")
         await driver.settle()
         assert of_the_dead(path) == [4]
-        assert left.marker_row(DEAD).raised is Standing.ACTIVE
+        assert left.marker_row(DEAD).raised is RowStanding.ACTIVE
     assert fenced == []
 
 
@@ -189,7 +220,7 @@ async def test_a_row_that_a_late_prepare_holds_is_raised_after_that_branch(tmp_p
     sink.raise_marker = late
     async with await worker(app, tmp_path, marker(3)):
         assert prepared_branches(path) == []
-        assert left.marker_row(DEAD).raised is Standing.RAISED
+        assert left.marker_row(DEAD).raised is RowStanding.RAISED
 
 
 async def test_a_sink_that_does_not_answer_holds_up_the_claim_and_nothing_is_given_up(
