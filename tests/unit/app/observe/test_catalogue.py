@@ -83,7 +83,7 @@ def test_only_histograms_have_buckets_and_they_rise(spec: MetricSpec) -> None:
 def test_labels_are_few_and_none_names_something_unbounded(spec: MetricSpec) -> None:
     bounded = {
         *("topic", "partition", "task", "store", "role", "state", "reason", "outcome", "phase"),
-        "participant",
+        *("participant", "sink"),
         *("kind", "metric", "client", "broker", "version", "python", "librdkafka"),
     }
     assert set(spec.labels) <= bounded
