@@ -69,7 +69,9 @@ class MixedStore:
     def prepared(self):
         """Names of branches that are prepared."""
         hidden = self.directory / ".onceflow"
-        staged = [str(path) for path in hidden.glob("*/*/*/*/*") if path.name.isdecimal()]
+        places = [each for state in ("prepared", "raised") for each in hidden.glob(f"*/*/{state}")]
+        staged = [str(path) for place in places for path in place.glob("*/*")]
+        staged = [path for path in staged if path.rpartition("/")[2].isdecimal()]
         mine = [row[3].decode() for row in self.place.root_sql("XA RECOVER")]
         return staged + mine
 

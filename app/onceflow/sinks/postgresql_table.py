@@ -136,7 +136,11 @@ def make_table(session: Session, statement: str) -> None:
     try:
         try:
             session.execute(statement)
-        except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateObject):
+        except (
+            psycopg.errors.UniqueViolation,
+            psycopg.errors.DuplicateObject,
+            psycopg.errors.DuplicateTable,
+        ):
             session.execute(statement)
     except (psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
         raise ConfigError(
