@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import onceflow
+from harness.sink_apps import new_app
 from harness.sqlite_participant import SqliteParticipant, committed_rows, prepared_branches
 from onceflow.engine.runtime import runtime_of
 from onceflow.errors import OnceflowError
@@ -16,11 +16,6 @@ from onceflow.testing import TopologyDriver
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "sink.db"
-
-
-def new_app():
-    app = onceflow.App("sinks", topic_partitions=1)
-    return app, app.topic("words", key_type=str, value_type=str)
 
 
 class FallsBack(SqliteParticipant):
