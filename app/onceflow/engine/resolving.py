@@ -83,15 +83,21 @@ async def _fence(runtime: Runtime, transactional_id: str) -> None:
 
 
 async def _read_all(runtime: Runtime) -> dict[Partition, CommittedOffset]:
-    """Read the markers of all partitions that the app consumes, stable."""
-    partitions = frozenset(
+    """Read the markers of all partitions that the group committed, stable.
+
+    Of every topic, not of the subscribed ones alone: a version of the app that reads a topic no
+    more would not see the marker there that proves an epoch, and roll it back.
+    """
+    # The broker that is asked may not have heard yet of topics that were just made.
+    ours = frozenset(
         Partition(topic, number)
         for topic, count in runtime.partition_counts.items()
         for number in range(count)
     )
     while True:
         try:
-            return await runtime.clients.read_offsets(partitions, Stability.STABLE)
+            found = await runtime.clients.admin.partitions()
+            return await runtime.clients.read_offsets(found | ours, Stability.STABLE)
         except Pending as pending:
             log.warning(
                 LogEvent.OFFSETS_PENDING,

@@ -73,6 +73,10 @@ class MemoryAdmin:
         found = {name: self._log.topic(name) for name in names}
         return {name: topic for name, topic in found.items() if topic is not None}
 
+    async def partitions(self) -> frozenset[Partition]:
+        """Return every partition of every topic."""
+        return self._log.all_partitions()
+
     async def topic_configs(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
         """Return the settings of existing topics."""
         return {name: self._log.config(name) for name in names}

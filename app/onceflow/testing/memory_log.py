@@ -82,6 +82,10 @@ class MemoryLog:
         """Describe a topic; None if there is none."""
         return self._topics.get(name)
 
+    def all_partitions(self) -> frozenset[Partition]:
+        """Return every partition of every topic."""
+        return frozenset(self._records)
+
     def config(self, name: str) -> dict[str, str]:
         """Return the settings with which a topic was made."""
         return self._configs[name]

@@ -223,6 +223,21 @@ async def test_a_row_that_a_late_prepare_holds_is_raised_after_that_branch(tmp_p
         assert left.marker_row(DEAD).raised is RowStanding.RAISED
 
 
+@pytest.mark.parametrize("released", list(Handover))
+async def test_inv_2pc_2_a_marker_of_a_topic_that_is_read_no_more_proves_its_epoch(
+    tmp_path, path, fenced, released
+):
+    left_behind(path, 4)
+    app, _ = new_app(path)
+    driver = await worker(app, tmp_path)
+    driver._log.create("refunds", 1, {})
+    proof = Committed(0, marker(4, released).encode())
+    driver._log.add([], {Partition("refunds", 0): proof})
+    async with driver:
+        assert await scan_branches(runtime_of(app)) == 0
+    assert of_the_dead(path) == [4]
+
+
 async def test_a_sink_that_does_not_answer_holds_up_the_claim_and_nothing_is_given_up(
     tmp_path, path
 ):
