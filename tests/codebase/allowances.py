@@ -29,7 +29,7 @@ LOOP_ROOTS: dict[str, str] = {
     "onceflow.engine.taking:Taker._event": "a user's codec raised; the record is to blame",
     "onceflow.engine.topic:Topic.send": "a user's codec raised; it is named and raised",
     "onceflow.kafka.poll:PollThread._main": "the root of the poll thread; it must not end unseen",
-    "onceflow.kafka.threads:TransactionThread._main": "a call's error goes to who waits for it",
+    "onceflow.kafka.threads:CallThread._main": "a call's error goes to who waits for it",
     "onceflow.kafka.threads:deliver": "what the event loop was told raised; the worker ends",
     "onceflow.sinks.files:_Opened._run": "the root of the thread that rolls; prepare raises it",
     "onceflow_consensus.server.driver:Driver.guard": "the root of a member's loop; it stops it",

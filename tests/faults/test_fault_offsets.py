@@ -14,7 +14,7 @@ from onceflow.errors import OutcomeUnknown, Unreachable
 from onceflow.ids import Partition
 from onceflow.kafka.configuration import ClientConfig
 from onceflow.kafka.offsets import CommittedOffsets, Stability
-from onceflow.kafka.producer import TransactionalProducer, TransactionThread
+from onceflow.kafka.producer import CallThread, TransactionalProducer
 from onceflow.limits import SEND_OFFSETS_S_MAX
 
 pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(240)]
@@ -138,7 +138,7 @@ async def test_offsets_sent_to_a_frozen_coordinator_end_by_their_own_bound(three
     member = Consumer({"bootstrap.servers": three_brokers.bootstrap, "group.id": group})
     metadata = member.consumer_group_metadata()
     producer = TransactionalProducer(config, unique("txn"))
-    thread = TransactionThread()
+    thread = CallThread()
     await thread.run(producer.init, 30.0, timeout_s=40)
 
     async def send(offset):

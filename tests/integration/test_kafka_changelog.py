@@ -13,7 +13,7 @@ from onceflow.ids import Partition
 from onceflow.kafka.admin import Admin
 from onceflow.kafka.changelog import LOG_END, LOG_START, ChangelogReader, LogStartJump
 from onceflow.kafka.configuration import ClientConfig
-from onceflow.kafka.producer import TransactionalProducer, TransactionThread
+from onceflow.kafka.producer import CallThread, TransactionalProducer
 
 pytestmark = pytest.mark.kafka
 
@@ -32,7 +32,7 @@ async def admin(config):
 
 @pytest.fixture
 async def writer(config, unique):
-    thread = TransactionThread()
+    thread = CallThread()
     producer = TransactionalProducer(config, unique("txn"))
     await thread.run(producer.init, 30.0, timeout_s=40)
 

@@ -25,11 +25,11 @@ from onceflow.kafka.configuration import ClientConfig, GroupProtocol
 from onceflow.kafka.offsets import Committed, CommittedOffsets, Pending, Stability
 from onceflow.kafka.partitioner import partition_for
 from onceflow.kafka.producer import (
+    CallThread,
     EndOutcome,
     PlainProducer,
     ProducerFull,
     TransactionalProducer,
-    TransactionThread,
     fence,
 )
 
@@ -50,7 +50,7 @@ async def admin(config):
 
 @pytest.fixture
 async def blocking():
-    thread = TransactionThread()
+    thread = CallThread()
     yield thread
     thread.stop()
 
@@ -399,7 +399,7 @@ async def test_a_destroyed_producer_refuses_everything(make, blocking):
 
 
 async def test_fencing_without_a_broker_ends_within_its_bound():
-    thread = TransactionThread()
+    thread = CallThread()
     started = time.monotonic()
     with pytest.raises(Unreachable, match="advertised"):
         await thread.run(fence, ClientConfig("127.0.0.1:1"), "any", 1.5, timeout_s=20)

@@ -28,7 +28,7 @@ from onceflow.errors import (
 )
 from onceflow.ids import Partition
 from onceflow.kafka.changelog import LOG_START
-from onceflow.kafka.threads import TransactionThread
+from onceflow.kafka.threads import CallThread
 from onceflow.limits import (
     ADMIN_S_MAX,
     OUTBOX_POLL_RECORDS,
@@ -87,7 +87,7 @@ class Applier:
         self.topic_id = ""
         self._source = ""
         self._reader: ChangelogReader | None = None
-        self._thread = TransactionThread(f"onceflow-{sink.name}")
+        self._thread = CallThread(f"onceflow-{sink.name}")
         self._refused = RefusedTeller(runtime, self)
         self._watch = OutboxWatch(runtime, self)
         self._tasks: list[asyncio.Task[None]] = []

@@ -13,7 +13,7 @@ from onceflow.kafka.configuration import ClientConfig
 from onceflow.kafka.offsets import CommittedOffsets, Stability
 from onceflow.kafka.plain import PlainProducer
 from onceflow.kafka.producer import TransactionalProducer
-from onceflow.kafka.threads import TransactionThread
+from onceflow.kafka.threads import CallThread
 from onceflow.limits import FENCE_S_MAX, OFFSETS_S_MAX
 from onceflow.observe.logs import librdkafka_logger
 
@@ -62,7 +62,7 @@ class Clients:
             logger=librdkafka_logger(),
         )
         self.makers = KAFKA
-        self.transaction_thread: TransactionThread = cast("Any", None)
+        self.transaction_thread: CallThread = cast("Any", None)
         self.transaction: TransactionalProducer = cast("Any", None)
         self._app = app
         self._settings = settings
@@ -98,7 +98,7 @@ class Clients:
             ConfigError: a setting or right is wrong; exit 2.
         """
         await self.admin.cluster_id()
-        self.transaction_thread = TransactionThread()
+        self.transaction_thread = CallThread()
         self._transactions = [await self._make_producer(number) for number in PRODUCER_NUMBERS]
         self.transaction = self._transactions[self._turn]
 

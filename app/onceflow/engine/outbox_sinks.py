@@ -8,11 +8,10 @@ the rest, after the commit.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
-
-from faust.types import TopicT
+from typing import TYPE_CHECKING, NamedTuple
 
 from onceflow.engine.applier import Applier
+from onceflow.engine.configured import sinks_by_name
 from onceflow.engine.declaring import TopicPlan
 from onceflow.engine.rows import record_of
 from onceflow.errors import ConfigError
@@ -22,6 +21,9 @@ from onceflow.observe.logs import get_logger
 from onceflow.sinks.gid import Scope
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from onceflow.engine.agent import Agent
     from onceflow.engine.runtime import Runtime
     from onceflow.engine.stream import Stream
     from onceflow.sinks.outbox import OutboxSink
@@ -37,6 +39,10 @@ class _Source(NamedTuple):
 
     topic: str
     partition_count: int
+
+
+def _outbox_sinks_of(agent: Agent) -> Iterable[OutboxSink]:
+    return agent.outbox_sinks
 
 
 class OutboxSinks:
@@ -60,7 +66,7 @@ class OutboxSinks:
             ConfigError: what `OutboxSink.open` found wrong, or two sinks of one name; exit 2.
             Unreachable: one does not answer; exit 3.
         """
-        found = self._configured()
+        found, self._topics = sinks_by_name(self.runtime.app, _outbox_sinks_of)
         if not found:
             return
         app_id = self.runtime.app.conf.id
@@ -80,25 +86,6 @@ class OutboxSinks:
                 where=applier.sink.where,
                 topic=applier.topic,
             )
-
-    def _configured(self) -> dict[str, OutboxSink]:
-        """Return the sinks of all agents by name, and note which topics these read."""
-        found: dict[str, OutboxSink] = {}
-        for agent in cast("Any", self.runtime.app).agents.values():
-            for sink in agent.outbox_sinks:
-                if not isinstance(agent.channel, TopicT):
-                    raise ConfigError(
-                        f"Agent {agent.name} has the sink {sink.name}, but reads no topic, whose "
-                        "offsets its rows could commit with. Nothing was consumed. Let it read a "
-                        "topic."
-                    )
-                if found.setdefault(sink.name, sink) is not sink:
-                    raise ConfigError(
-                        f"Two sinks are named {sink.name}, and would share a topic. Nothing was "
-                        "consumed. Use one sink for both agents, or give one another name=."
-                    )
-                self._topics.setdefault(sink.name, set()).update(agent.channel.topics)
-        return found
 
     async def declare(self) -> list[str]:
         """Make the topics that are missing; returns the names of all.

@@ -11,15 +11,14 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar, cast
-
-from faust.types import TopicT
+from typing import TYPE_CHECKING, TypeVar
 
 from onceflow.decisions.branch_steps import Participants as Configured
 from onceflow.decisions.crash_points import CrashPoint
+from onceflow.engine.configured import sinks_by_name
 from onceflow.engine.rows import EpochRows
 from onceflow.errors import ConfigError, OutcomeUnknown, ParticipantUnavailable
-from onceflow.kafka.threads import TransactionThread
+from onceflow.kafka.threads import CallThread
 from onceflow.limits import (
     FINISH_S_MAX,
     PARTICIPANT_RETRY_S,
@@ -35,6 +34,7 @@ from onceflow.sinks.participant import FinishOutcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from onceflow.engine.agent import Agent
     from onceflow.engine.runtime import Runtime
     from onceflow.ids import BranchId, Incarnation
     from onceflow.sinks.participant import MarkerRow, Participant
@@ -48,6 +48,10 @@ _STUCK_FACTOR = 3
 given up together with the worker."""
 
 
+def _participants_of(agent: Agent) -> Iterable[Participant]:
+    return agent.participants
+
+
 class Seat:
     """One participant and the thread that calls it.
 
@@ -58,7 +62,7 @@ class Seat:
     def __init__(self, participant: Participant, unavailable: Callable[[str], None]) -> None:
         self.participant = participant
         self._unavailable = unavailable
-        self._thread = TransactionThread(f"onceflow-{participant.name}")
+        self._thread = CallThread(f"onceflow-{participant.name}")
         self._turn = asyncio.Lock()
 
     @property
@@ -157,21 +161,7 @@ class Participants:
 
     def _configured(self) -> dict[str, Participant]:
         """Return the sinks of all agents by name."""
-        found: dict[str, Participant] = {}
-        for agent in cast("Any", self.runtime.app).agents.values():
-            for participant in agent.participants:
-                if not isinstance(agent.channel, TopicT):
-                    raise ConfigError(
-                        f"Agent {agent.name} has the sink {participant.name}, but reads no topic: "
-                        "without offsets there is nothing that its rows could commit with. "
-                        "Nothing was consumed. Let it read a topic."
-                    )
-                if found.setdefault(participant.name, participant) is not participant:
-                    raise ConfigError(
-                        f"Two sinks are named {participant.name}, so that their branches could "
-                        "not be told apart. Nothing was consumed. Use one sink for both agents, "
-                        "or give one of them another name=."
-                    )
+        found, _ = sinks_by_name(self.runtime.app, _participants_of)
         if len(found) > PARTICIPANTS_MAX:
             raise ConfigError(
                 f"The app has {len(found)} two-phase sinks; {PARTICIPANTS_MAX} are possible, "

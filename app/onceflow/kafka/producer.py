@@ -4,7 +4,7 @@ Decides how librdkafka's answers to commit and abort are read, and when a produc
 Rules of the file:
 
 - Every call has a bound, but ``send_offsets`` ignores its own (librdkafka #5456): it is called on a
-  ``TransactionThread``, whose watchdog fails the worker.
+  ``CallThread``, whose watchdog fails the worker.
 - librdkafka speaks the first transaction protocol and sends EndTxn again by itself; a late
   duplicate completes the *next* transaction half-way (librdkafka #5423). A producer whose end was
   of unknown outcome, slow or disturbed is therefore spent, even if the call succeeded: destroy it,
@@ -28,7 +28,7 @@ from onceflow.kafka.configuration import NO_HOOKS, Hooks, producer_config
 from onceflow.kafka.connection import Connection
 from onceflow.kafka.errors import ProducerFull, classify, kind_of, unmasked
 from onceflow.kafka.plain import Delivery, PlainProducer, enqueue
-from onceflow.kafka.threads import TransactionThread
+from onceflow.kafka.threads import CallThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from onceflow.kafka.records import Headers
 
 __all__ = [
+    "CallThread",
     "Delivery",
     "EndOutcome",
     "EndResult",
     "PlainProducer",
     "ProducerFull",
-    "TransactionThread",
     "TransactionalProducer",
     "fence",
 ]
@@ -258,7 +258,7 @@ class TransactionalProducer:
     ) -> None:
         """Put input offsets and their metadata (the marker) into the transaction.
 
-        Blocks, possibly for ever: call it through ``TransactionThread.run``.
+        Blocks, possibly for ever: call it through ``CallThread.run``.
 
         Args:
             offsets: for *every* claimed partition the next offset to read, and its metadata.

@@ -37,7 +37,7 @@ class _Job:
         self.answer: concurrent.futures.Future[object] = concurrent.futures.Future()
 
 
-class TransactionThread:
+class CallThread:
     """One daemon thread that runs calls one after another."""
 
     def __init__(self, name: str = "onceflow-transactions") -> None:

@@ -14,6 +14,7 @@ import pytest
 
 import onceflow
 from onceflow.engine import outbox_sinks, outbox_watch
+from onceflow.engine.configured import sinks_by_name
 from onceflow.engine.runtime import runtime_of
 from onceflow.errors import ConfigError, DataAtRisk, ParticipantUnavailable, RowsRefused
 from onceflow.sinks import SQLite, outbox_format
@@ -328,10 +329,10 @@ def test_sinks_are_told_apart_by_name_and_need_topics(path):
 
     def configured(*sinks, channel=words):
         agents = {n: app.agent(channel, name=str(n), sink=[s])(fun) for n, s in enumerate(sinks)}
-        runtime = SimpleNamespace(app=SimpleNamespace(agents=agents))
-        return outbox_sinks.OutboxSinks(runtime)._configured()
+        app_of_agents = SimpleNamespace(agents=agents)
+        return sinks_by_name(app_of_agents, lambda agent: agent.outbox_sinks)
 
-    assert configured(one, one) == {"lite": one}
+    assert configured(one, one) == ({"lite": one}, {"lite": {"words"}})
     with pytest.raises(ConfigError, match="Two sinks are named lite"):
         configured(one, other)
     with pytest.raises(ConfigError, match="reads no topic"):

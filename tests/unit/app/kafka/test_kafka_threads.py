@@ -9,12 +9,12 @@ import time
 import pytest
 
 from onceflow.errors import OutcomeUnknown, Unreachable
-from onceflow.kafka.threads import TransactionThread, deliver
+from onceflow.kafka.threads import CallThread, deliver
 
 
 @pytest.fixture
 def thread():
-    made = TransactionThread()
+    made = CallThread()
     yield made
     made.stop()
 
