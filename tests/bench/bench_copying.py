@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import shutil
 import signal
 import statistics
@@ -33,22 +32,12 @@ import psycopg
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from bench.ten_columns import COLUMNS, rows_of
 from harness.postgres_server import PostgresServer
 from harness.server_process import family
 from onceflow.localkafka import LocalKafka
 
-COLUMNS = {
-    "id": "bigint",
-    "k": "text",
-    "v": "double precision",
-    "ts": "bigint",
-    "a": "int",
-    "b": "int",
-    "c": "text",
-    "d": "text",
-    "e": "double precision",
-    "f": "bool",
-}
+CHUNK = 10_000
 LOOK_S = 0.25
 RUN_S_MAX = 300.0
 STOP_S = 30.0
@@ -117,20 +106,8 @@ def fill(bootstrap: str, topic: str, count: int) -> None:
     for made in admin.create_topics([NewTopic(topic, 4, 1)]).values():
         made.result()
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 50})
-    chance = random.Random(7)
-    for number in range(count):
-        row = {
-            "id": number,
-            "k": f"user-{chance.randrange(1000)}",
-            "v": chance.random(),
-            "ts": 1_700_000_000_000 + number,
-            "a": chance.randrange(100),
-            "b": chance.randrange(10**6),
-            "c": "abc",
-            "d": "de f",
-            "e": chance.random(),
-            "f": number % 2 == 0,
-        }
+    chunks = (rows_of(min(CHUNK, count - first), first) for first in range(0, count, CHUNK))
+    for row in (row for chunk in chunks for row in chunk):
         value = json.dumps(row)
         while True:
             try:

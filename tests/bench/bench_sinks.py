@@ -13,7 +13,6 @@ that an epoch takes beyond ``copy`` for its guarantee.
 
 from __future__ import annotations
 
-import random
 import sys
 import time
 from pathlib import Path
@@ -23,42 +22,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import psycopg
 import pyarrow as pa
 
+from bench.ten_columns import COLUMNS, rows_of
 from harness.postgres_server import PostgresPlace, PostgresServer
 from onceflow.ids import BranchId, CommitEpoch, Incarnation
 from onceflow.sinks import PostgreSQL
 
 REPEATS = 5
-COLUMNS = {
-    "id": "bigint",
-    "k": "text",
-    "v": "double precision",
-    "ts": "bigint",
-    "a": "int",
-    "b": "int",
-    "c": "text",
-    "d": "text",
-    "e": "double precision",
-    "f": "bool",
-}
-
-
-def rows_of(count: int, first: int) -> list[dict[str, object]]:
-    chance = random.Random(first)
-    return [
-        {
-            "id": first + i,
-            "k": f"user-{chance.randrange(1000)}",
-            "v": chance.random(),
-            "ts": 1_700_000_000_000 + i,
-            "a": chance.randrange(100),
-            "b": chance.randrange(10**6),
-            "c": "abc",
-            "d": "de f",
-            "e": chance.random(),
-            "f": i % 2 == 0,
-        }
-        for i in range(count)
-    ]
 
 
 class Copy:

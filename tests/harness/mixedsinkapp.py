@@ -13,6 +13,7 @@ import os
 
 import faust
 
+from harness.sink_agents import counted, last_seen
 from onceflow.sinks import Files, MySQL
 
 APP_ID = os.environ["FAULT_APP"]
@@ -50,17 +51,11 @@ files = Files(
 
 @app.agent(inputs, name="counting", sink=[log, files])
 async def counting(stream):
-    async for event in stream.events():
-        value, message = event.value, event.message
-        key = value["k"]
-        count, total = totals[key] or (0, 0)
-        count, total = count + 1, total + value["v"]
-        totals[key] = [count, total]
-        yield {"p": message.partition, "o": message.offset, "k": key, "c": count, "t": total}
+    async for row in counted(stream, totals):
+        yield row
 
 
 @app.agent(inputs, name="replacing", sink=[latest])
 async def replacing(stream):
-    async for value in stream:
-        seen[value["k"]] += 1
-        yield {"k": value["k"], "c": seen[value["k"]]}
+    async for row in last_seen(stream, seen):
+        yield row

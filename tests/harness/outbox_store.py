@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
-
-from harness.sink_run import PostgresStore
+from harness.sink_run import PostgresStore, read_sqlite
 
 
 class SqliteOutbox:
@@ -14,27 +12,13 @@ class SqliteOutbox:
         self.path = directory / "target.db"
         self.environ = {"SINK_OUTBOX": str(self.path)}
 
-    def rows(self, query):
-        """Answer a query; nothing while the worker has not made the tables."""
-        if not self.path.exists():
-            return []
-        connection = sqlite3.connect(self.path, timeout=10)
-        try:
-            return connection.execute(query).fetchall()
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error):
-                return []
-            raise
-        finally:
-            connection.close()
-
     def log(self):
         """Rows of the appending sink: (partition, offset, key, count, total)."""
-        return self.rows("SELECT p, o, k, c, t FROM log")
+        return read_sqlite(self.path, "SELECT p, o, k, c, t FROM log")
 
     def latest(self):
         """The table of the upserting sink: key to count."""
-        return dict(self.rows("SELECT k, c FROM latest"))
+        return dict(read_sqlite(self.path, "SELECT k, c FROM latest"))
 
     def prepared(self):
         """Nothing: these sinks do not prepare."""

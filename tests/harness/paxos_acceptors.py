@@ -13,6 +13,14 @@ from onceflow_consensus.testing.memory_log import MemoryLog
 K = PaxosKind
 
 
+def entries(*pairs):
+    return tuple(Entry(term, index, data=b"%d" % term) for term, index in pairs)
+
+
+def kinds(messages):
+    return [message.kind for message in messages]
+
+
 class Acceptors:
     """A replica, its disk, and what it sent; everything is done at once unless a test waits."""
 

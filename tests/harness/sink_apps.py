@@ -13,6 +13,17 @@ def new_app(**options):
     return app, app.topic("words", key_type=str, value_type=str)
 
 
+def copy_into(app, words, *sinks):
+    """Let an agent of the app make a row of each word, in all of these sinks."""
+
+    @app.agent(words, sink=list(sinks))
+    async def copy(stream):
+        async for word in stream:
+            yield {"word": word}
+
+    return copy
+
+
 def rows_of(words):
     return [{"word": word} for word in words]
 

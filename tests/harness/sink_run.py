@@ -21,6 +21,21 @@ PARTITIONS = 4
 KEYS = 24
 
 
+def read_sqlite(path, query):
+    """Answer a query about a file; nothing while the worker has not made its tables."""
+    if not path.exists():
+        return []
+    connection = sqlite3.connect(path, timeout=10)
+    try:
+        return connection.execute(query).fetchall()
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return []
+        raise
+    finally:
+        connection.close()
+
+
 class SqliteStore:
     """The sinks are participants over a SQLite file."""
 
@@ -28,35 +43,20 @@ class SqliteStore:
         self.path = directory / "sinks.db"
         self.environ = {"SINK_SQLITE": str(self.path)}
 
-    def _read(self, query):
-        if not self.path.exists():
-            return []
-        connection = sqlite3.connect(self.path, timeout=10)
-        try:
-            return connection.execute(query).fetchall()
-        except sqlite3.OperationalError as error:
-            # The worker that makes the tables may not have come so far.
-            if "no such table" in str(error):
-                return []
-            raise
-        finally:
-            connection.close()
-
     def log(self):
         """Rows of the appending sink: (partition, offset, key, count, total)."""
-        rows = [
-            json.loads(row) for (row,) in self._read("SELECT row FROM appended WHERE name = 'log'")
-        ]
+        found = read_sqlite(self.path, "SELECT row FROM appended WHERE name = 'log'")
+        rows = [json.loads(row) for (row,) in found]
         return [(row["p"], row["o"], row["k"], row["c"], row["t"]) for row in rows]
 
     def latest(self):
         """The table of the upserting sink: key to count."""
-        rows = [json.loads(row) for (row,) in self._read("SELECT row FROM upserted")]
+        rows = [json.loads(row) for (row,) in read_sqlite(self.path, "SELECT row FROM upserted")]
         return {row["k"]: row["c"] for row in rows}
 
     def prepared(self):
         """Names of branches that are prepared."""
-        return self._read("SELECT name, incarnation, commit_epoch FROM prepared")
+        return read_sqlite(self.path, "SELECT name, incarnation, commit_epoch FROM prepared")
 
     def close(self):
         """Have nothing to end."""

@@ -19,6 +19,7 @@ import threading
 
 import faust
 
+from harness.sink_agents import counted, last_seen
 from harness.sqlite_participant import SqliteParticipant
 from onceflow.sinks import PostgreSQL, SQLite
 
@@ -124,17 +125,11 @@ elif "SINK_STOP" in os.environ:
 
 @app.agent(inputs, name="counting", sink=[appending])
 async def counting(stream):
-    async for event in stream.events():
-        value, message = event.value, event.message
-        key = value["k"]
-        count, total = totals[key] or (0, 0)
-        count, total = count + 1, total + value["v"]
-        totals[key] = [count, total]
-        yield {"p": message.partition, "o": message.offset, "k": key, "c": count, "t": total}
+    async for row in counted(stream, totals):
+        yield row
 
 
 @app.agent(inputs, name="upserting", sink=[upserting])
 async def upserting_agent(stream):
-    async for value in stream:
-        seen[value["k"]] += 1
-        yield {"k": value["k"], "c": seen[value["k"]]}
+    async for row in last_seen(stream, seen):
+        yield row

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import onceflow_consensus
-from harness.paxos_acceptors import Acceptors
+from harness.paxos_acceptors import Acceptors, entries, kinds
 from onceflow_consensus.errors import (
     ConfChangeRefused,
     DropReason,
@@ -43,14 +43,6 @@ from onceflow_consensus.raft.progress import ProgressState
 from onceflow_consensus.testing.memory_log import MemoryLog
 
 K = PaxosKind
-
-
-def entries(*pairs):
-    return tuple(Entry(term, index, data=b"%d" % term) for term, index in pairs)
-
-
-def kinds(messages):
-    return [message.kind for message in messages]
 
 
 def test_what_waited_for_the_window_is_sent_with_the_decision():

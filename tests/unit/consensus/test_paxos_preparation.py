@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.paxos_acceptors import Acceptors
+from harness.paxos_acceptors import Acceptors, entries, kinds
 from onceflow_consensus.errors import (
     MessageRefused,
 )
@@ -26,14 +26,6 @@ from onceflow_consensus.raft.messages import (
 )
 
 K = PaxosKind
-
-
-def entries(*pairs):
-    return tuple(Entry(term, index, data=b"%d" % term) for term, index in pairs)
-
-
-def kinds(messages):
-    return [message.kind for message in messages]
 
 
 def test_a_promise_brings_what_the_proposer_lacks_and_refuses_lower_ballots():

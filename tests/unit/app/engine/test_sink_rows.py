@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import onceflow
-from harness.sink_apps import feed, new_app, rows_of, sample, until
+from harness.sink_apps import copy_into, feed, new_app, rows_of, sample, until
 from harness.sqlite_participant import SqliteParticipant, committed_rows, prepared_branches
 from onceflow.decisions.epoch_states import EpochState
 from onceflow.engine.holding import Holding
@@ -43,10 +43,7 @@ async def test_what_an_agent_yields_is_committed_with_the_epoch(tmp_path, path):
     app, words = new_app()
     sink = SqliteParticipant(path)
 
-    @app.agent(words, sink=[sink])
-    async def copy(stream):
-        async for word in stream:
-            yield {"word": word}
+    copy_into(app, words, sink)
 
     async with TopologyDriver(app, tmp_path) as driver:
         await feed(driver, "a", "b")
@@ -162,10 +159,7 @@ async def test_sinks_of_faust_and_participants_go_together(tmp_path, path):
     copies = app.topic("copies", value_serializer="json")
     called = []
 
-    @app.agent(words, sink=[copies, SqliteParticipant(path), called.append])
-    async def copy(stream):
-        async for word in stream:
-            yield {"word": word}
+    copy_into(app, words, copies, SqliteParticipant(path), called.append)
 
     async with TopologyDriver(app, tmp_path) as driver:
         await feed(driver, "a")
@@ -199,10 +193,7 @@ async def test_a_refused_row_blames_its_record_and_no_other(tmp_path, path, how,
     app, words = new_app(on_error=on_error, retries_max=2, retry_backoff_ms=1)
     sink = SqliteParticipant(path, **{how: "bad"})
 
-    @app.agent(words, sink=[sink])
-    async def copy(stream):
-        async for word in stream:
-            yield {"word": word}
+    copy_into(app, words, sink)
 
     async with TopologyDriver(app, tmp_path) as driver:
         await feed(driver, "a", "bad", "b")
@@ -216,10 +207,7 @@ async def test_a_refused_row_blames_its_record_and_no_other(tmp_path, path, how,
 async def test_a_refused_row_stops_the_worker_where_the_agent_says_so(tmp_path, path):
     app, words = new_app(on_error="stop")
 
-    @app.agent(words, sink=[SqliteParticipant(path, refuse="bad")])
-    async def copy(stream):
-        async for word in stream:
-            yield {"word": word}
+    copy_into(app, words, SqliteParticipant(path, refuse="bad"))
 
     async with TopologyDriver(app, tmp_path) as driver:
         await feed(driver, "bad")
@@ -330,10 +318,7 @@ async def test_a_participant_that_does_not_answer_is_asked_again_until_all_is_co
     app, words = new_app()
     sink = SqliteParticipant(path)
 
-    @app.agent(words, sink=[sink])
-    async def copy(stream):
-        async for word in stream:
-            yield {"word": word}
+    copy_into(app, words, sink)
 
     async with TopologyDriver(app, tmp_path) as driver:
         down = ParticipantUnavailable("down")
@@ -365,10 +350,7 @@ async def test_a_prepare_that_arrives_after_its_attempt_was_rolled_back_is_found
 
     sink = Late(path)
 
-    @app.agent(words, sink=[sink])
-    async def copy(stream):
-        async for word in stream:
-            yield {"word": word}
+    copy_into(app, words, sink)
 
     async with TopologyDriver(app, tmp_path) as driver:
         await feed(driver, "a")
@@ -458,10 +440,7 @@ def test_what_is_held_back_is_read_again_after_a_wait_that_grows():
 async def test_what_is_held_back_waits_for_an_abort_that_is_under_way(tmp_path, path):
     app, words = new_app()
 
-    @app.agent(words, sink=[SqliteParticipant(path)])
-    async def copy(stream):
-        async for word in stream:
-            yield {"word": word}
+    copy_into(app, words, SqliteParticipant(path))
 
     async with TopologyDriver(app, tmp_path) as driver:
         epochs = runtime_of(app).epochs
@@ -482,10 +461,7 @@ async def test_what_is_held_back_waits_for_an_abort_that_is_under_way(tmp_path, 
 async def test_a_late_failure_of_an_aborted_epoch_holds_nothing_back(tmp_path, path):
     app, words = new_app()
 
-    @app.agent(words, sink=[SqliteParticipant(path)])
-    async def copy(stream):
-        async for word in stream:
-            yield {"word": word}
+    copy_into(app, words, SqliteParticipant(path))
 
     async with TopologyDriver(app, tmp_path) as driver:
         await feed(driver, "a")
@@ -500,10 +476,7 @@ async def test_a_superseded_worker_leaves_to_be_started_again(tmp_path, path):
     app, words = new_app()
     sink = SqliteParticipant(path)
 
-    @app.agent(words, sink=[sink])
-    async def copy(stream):
-        async for word in stream:
-            yield {"word": word}
+    copy_into(app, words, sink)
 
     async with TopologyDriver(app, tmp_path) as driver:
         sink.fail = [Superseded("raised")]
@@ -521,10 +494,7 @@ async def test_a_branch_that_is_lost_after_the_decision_ends_the_worker(tmp_path
             self.roll_back(branch)
             return super().commit(branch)
 
-    @app.agent(words, sink=[Forgetful(path)])
-    async def copy(stream):
-        async for word in stream:
-            yield {"word": word}
+    copy_into(app, words, Forgetful(path))
 
     async with TopologyDriver(app, tmp_path) as driver:
         await feed(driver, "a")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.sink_apps import new_app
+from harness.sink_apps import copy_into, new_app
 from harness.sqlite_participant import SqliteParticipant, committed_rows, prepared_branches
 from onceflow.engine.runtime import runtime_of
 from onceflow.errors import OnceflowError
@@ -57,10 +57,7 @@ async def test_inv_2pc_2_a_committed_branch_of_a_sink_that_fell_back_is_committe
     sink = FallsBack(path)
     sink.when = when
 
-    @app.agent(words, sink=[sink])
-    async def copy(stream):
-        async for word in stream:
-            yield {"word": word}
+    copy_into(app, words, sink)
 
     async with TopologyDriver(app, tmp_path) as driver:
         await driver.feed("words", "a", partition=0)
@@ -77,10 +74,7 @@ async def test_a_sink_that_lost_committed_rows_ends_the_worker_before_it_takes_m
     sink = FallsBack(path)
     sink.when, sink.since = "marker_row", "before"
 
-    @app.agent(words, sink=[sink])
-    async def copy(stream):
-        async for word in stream:
-            yield {"word": word}
+    copy_into(app, words, sink)
 
     async with TopologyDriver(app, tmp_path) as driver:
         await driver.feed("words", "a", partition=0)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.sink_apps import feed, new_app, until
+from harness.sink_apps import copy_into, feed, new_app, until
 from harness.sqlite_participant import SqliteParticipant
 from onceflow.coordinator.vocabulary import Finding
 from onceflow.decisions import branch_steps as bs
@@ -34,10 +34,7 @@ async def test_a_worker_does_not_start_where_a_sink_cannot_be_opened(path):
     app, words = new_app()
     sinks = [SqliteParticipant(path), SqliteParticipant(path.parent / "no" / "sink.db", "other")]
 
-    @app.agent(words, sink=sinks)
-    async def copy(stream):
-        async for word in stream:
-            yield {"word": word}
+    copy_into(app, words, *sinks)
 
     runtime = runtime_of(app)
     runtime.clients.makers = makers(MemoryLog())
@@ -77,10 +74,7 @@ async def test_the_group_is_told_of_each_two_phase_epoch(tmp_path, path):
     app, words = new_app()
     sink = SqliteParticipant(path)
 
-    @app.agent(words, sink=[sink])
-    async def copy(stream):
-        async for word in stream:
-            yield {"word": word}
+    copy_into(app, words, sink)
 
     async with TopologyDriver(app, tmp_path) as driver:
         runtime_of(app).records = told = Told()
